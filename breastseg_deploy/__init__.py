@@ -1,0 +1,61 @@
+"""Torch-free runtime for verified breast-cell segmentation bundles.
+
+    from breastseg_deploy import Segmenter
+    with Segmenter.open("bundle") as segment:
+        mask = segment(frame).mask
+
+Names are loaded when they are first used, so that importing the package, and `breastseg --help`, stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from breastseg_deploy.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from breastseg_deploy.bundle import Bundle as Bundle
+    from breastseg_deploy.errors import BackendError as BackendError
+    from breastseg_deploy.errors import BreastsegError as BreastsegError
+    from breastseg_deploy.errors import BundleError as BundleError
+    from breastseg_deploy.errors import FrameError as FrameError
+    from breastseg_deploy.errors import MachineError as MachineError
+    from breastseg_deploy.errors import ParityError as ParityError
+    from breastseg_deploy.segmenter import Segmentation as Segmentation
+    from breastseg_deploy.segmenter import Segmenter as Segmenter
+
+_HOMES = {
+    "BackendError": "errors",
+    "BreastsegError": "errors",
+    "Bundle": "bundle",
+    "BundleError": "errors",
+    "FrameError": "errors",
+    "MachineError": "errors",
+    "ParityError": "errors",
+    "Segmentation": "segmenter",
+    "Segmenter": "segmenter",
+}
+
+__all__ = [
+    "BackendError",
+    "BreastsegError",
+    "Bundle",
+    "BundleError",
+    "FrameError",
+    "MachineError",
+    "ParityError",
+    "Segmentation",
+    "Segmenter",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

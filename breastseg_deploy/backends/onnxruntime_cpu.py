@@ -1,0 +1,92 @@
+"""ONNX Runtime on the CPU: the bundle's portable model, and its float16 network as a second opinion."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.backends import Inference
+from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
+from breastseg_deploy.errors import BackendError, BreastsegError
+from breastseg_deploy.extras import require
+from breastseg_deploy.preprocess import network_input
+
+PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxRuntimeCpu:
+    """`model.onnx`, preprocessing included, as it was verified.
+
+    Raises:
+        MachineError: onnxruntime is not installed.
+        BackendError: the model cannot be loaded.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._session = _open_session(bundle, MODEL)
+
+    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+        """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
+        started = time.perf_counter()
+        probability = _run_session(self._session, rgb)
+        return Inference(probability[:, 0], {"preprocess and network": time.perf_counter() - started})
+
+    def close(self) -> None:
+        """Drop the session."""
+        del self._session
+
+
+class NetworkOnCpu:
+    """`network.fp16.onnx` behind the CPU preprocessing: another way from the frame to the mask, to check the first.
+
+    Raises:
+        MachineError: onnxruntime is not installed.
+        BackendError: the network cannot be loaded.
+        BundleError: the bundle holds no float16 network.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._session = _open_session(bundle, NETWORK_FP16)
+        self._gabor = bundle.manifest.gabor.parameters()
+
+    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+        """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
+        started = time.perf_counter()
+        tensor = network_input(rgb, self._gabor).astype(np.float16)
+        preprocessed = time.perf_counter()
+        logits = _run_session(self._session, tensor)
+        seconds = {"preprocess": preprocessed - started, "network": time.perf_counter() - preprocessed}
+        return Inference(_sigmoid(logits[:, 0]), seconds)
+
+    def close(self) -> None:
+        """Drop the session."""
+        del self._session
+
+
+def _open_session(bundle: Bundle, name: str) -> Any:
+    """A session that is allowed the CPU and nothing else."""
+    ort = require("onnxruntime", "cpu")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: warnings about the graph are the exporter's business
+    try:
+        return ort.InferenceSession(bundle.read(name), options, providers=[PROVIDER])
+    except BreastsegError:
+        raise
+    except Exception as err:  # onnxruntime's errors share no base class
+        raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {bundle.path / name}: {err}") from err
+
+
+def _run_session(session: Any, batch: NDArray[Any]) -> NDArray[np.float32]:
+    try:
+        (result,) = session.run(None, {session.get_inputs()[0].name: batch})
+    except Exception as err:  # onnxruntime's errors share no base class
+        raise BackendError(f"ONNX Runtime failed on a batch of {len(batch)} frames: {err}") from err
+    return np.asarray(result)
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-x)) by tanh, which does not overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)

@@ -1,0 +1,149 @@
+"""A bundle on disk: a folder whose every file stands in its manifest with size and SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.errors import BundleError
+from breastseg_deploy.gabor import bank_sha256
+from breastseg_deploy.manifest import FileEntry, Manifest, parse_manifest
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+NETWORK_FP16 = "network.fp16.onnx"
+REPORT = "report.html"
+GOLDENS = "goldens"
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One frame with the answer of the float32 reference, for the self-test.
+
+    Attributes:
+        name: file name inside the bundle.
+        frame: (H, W, 3) uint8 RGB.
+        probability: (H, W) float32.
+        mask: (H, W) uint8, 0 or 1.
+    """
+
+    name: str
+    frame: NDArray[np.uint8]
+    probability: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its manifest, all files checked."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Open a bundle and check every file of its manifest.
+
+        Raises:
+            BundleError: missing folder or file, another size or hash, another schema, or a Gabor bank that this
+                version would compute differently.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise BundleError(f"no bundle at {folder}: expected a folder made by breastseg-export")
+        bundle = cls(folder, parse_manifest(_read_text(folder / MANIFEST), str(folder / MANIFEST)))
+        for name, entry in bundle.manifest.files.items():
+            _check(folder / name, _fingerprint(folder / name), entry)
+        needed = {MODEL, *bundle.manifest.goldens} - bundle.manifest.files.keys()
+        if needed:
+            raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
+        if bank_sha256(bundle.manifest.gabor.parameters()) != bundle.manifest.gabor.sha256:
+            raise BundleError(
+                f"{folder} was exported with another Gabor bank than this version computes from its parameters; "
+                "use the version named under built_with, or export it again"
+            )
+        return bundle
+
+    def read(self, name: str) -> bytes:
+        """The content of one file, hashed as it is handed out: what is used is what was checked.
+
+        Raises:
+            BundleError: not in the manifest, or changed since the bundle was opened.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path} holds no {name}; it was exported with --precision {self.manifest.precision}")
+        try:
+            content = (self.path / name).read_bytes()
+        except OSError as err:
+            raise _unreadable(self.path / name, err) from err
+        _check(self.path / name, FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest()), entry)
+        return content
+
+    def goldens(self) -> list[Golden]:
+        """The golden frames, in the manifest's order.
+
+        Raises:
+            BundleError: a golden cannot be read or has another size than the frame contract.
+        """
+        return [self._golden(name) for name in self.manifest.goldens]
+
+    def _golden(self, name: str) -> Golden:
+        try:
+            with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as arrays:
+                golden = Golden(name, arrays["frame"], arrays["probability"], arrays["mask"])
+        except (ValueError, KeyError, OSError) as err:
+            raise BundleError(f"{self.path / name} is no golden frame ({err}); export the bundle again") from err
+        size = self.manifest.frame.size_px
+        if golden.frame.shape != (*size, 3) or golden.probability.shape != size or golden.mask.shape != size:
+            raise BundleError(f"{self.path / name} is not of the bundle's frame size {size}; export the bundle again")
+        return golden
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """A golden as the file that `Bundle.goldens` reads: a compressed .npz without pickles."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, frame=golden.frame, probability=golden.probability, mask=golden.mask)
+    return buffer.getvalue()
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and hash of a file that is about to become part of a bundle."""
+    return _fingerprint(path)
+
+
+def _fingerprint(path: Path) -> FileEntry:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+    except OSError as err:
+        raise _unreadable(path, err) from err
+    return FileEntry(bytes=size, sha256=digest.hexdigest())
+
+
+def _check(path: Path, found: FileEntry, expected: FileEntry) -> None:
+    if found.bytes != expected.bytes:
+        raise BundleError(f"{path} has {found.bytes} bytes, its manifest says {expected.bytes}; copy the bundle again")
+    if found.sha256 != expected.sha256:
+        raise BundleError(f"{path} was altered: its SHA-256 is not the one in the manifest; copy the bundle again")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise BundleError(f"cannot read {path} ({err}); expected a folder made by breastseg-export") from err
+
+
+def _unreadable(path: Path, err: OSError) -> BundleError:
+    return BundleError(f"cannot read {path} ({(err.strerror or str(err)).lower()}); copy the bundle again")

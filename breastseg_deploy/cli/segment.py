@@ -1,0 +1,79 @@
+"""`breastseg segment`: masks of image files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from breastseg_deploy.cli.command import Command, print_json
+
+if TYPE_CHECKING:
+    from breastseg_deploy.images import FrameFile
+    from breastseg_deploy.segmenter import Segmenter
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="a folder made by breastseg-export")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|DIR", help="PNG, TIFF or JPEG frames, or folders")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="masks go to DIR/NAME.png, 0 and 255")
+    parser.add_argument("--overlay", action="store_true", help="also DIR/NAME.overlay.png: the frame and the outline")
+    parser.add_argument("--bit-depth", type=int, metavar="N", help="bits that 16-bit frames use (9 to 16)")
+    parser.add_argument("--backend", default="auto", help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="write into an output folder that is not empty")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Segment every frame; one that fails is reported at the end and the others are done all the same."""
+    from tqdm import tqdm
+
+    from breastseg_deploy.errors import FrameError
+    from breastseg_deploy.images import find_frames
+    from breastseg_deploy.segmenter import Segmenter
+    from breastseg_deploy.storage import check_output_folder, make_folder
+
+    files = find_frames(arguments.images)
+    check_output_folder(arguments.output, force=arguments.force)
+    done: list[dict[str, object]] = []
+    failed: list[dict[str, str]] = []
+    with Segmenter.open(arguments.bundle, arguments.backend) as segment:
+        print(f"backend {segment.backend_reason}", file=sys.stderr)
+        make_folder(arguments.output)
+        for file in tqdm(files, desc="segment", unit="frame", disable=not sys.stderr.isatty()):
+            try:
+                done.append(_segment_file(segment, file, arguments))
+            except FrameError as err:
+                failed.append({"frame": str(file.path), "error": str(err)})
+    for failure in failed:
+        print(f"error: {failure['frame']}: {failure['error']}", file=sys.stderr)
+    if arguments.json:
+        print_json({"frames": done, "failed": failed, "backend": segment.backend})
+    else:
+        print(f"{len(done)} masks in {arguments.output}" + (f", {len(failed)} frames failed" if failed else ""))
+    return 1 if failed else 0
+
+
+def _segment_file(segment: Segmenter, file: FrameFile, arguments: argparse.Namespace) -> Mapping[str, object]:
+    from breastseg_deploy.contract import rgb_batch
+    from breastseg_deploy.images import overlay, png_bytes, read_frame
+    from breastseg_deploy.storage import write_whole
+
+    frame = read_frame(file.path)
+    answer = segment(frame, bit_depth=arguments.bit_depth if frame.dtype.itemsize == 2 else None)
+    if arguments.overlay:
+        rgb = rgb_batch(frame, segment.manifest.frame.size_px, bit_depth=arguments.bit_depth)[0]
+        write_whole(arguments.output / f"{file.name}.overlay.png", png_bytes(overlay(rgb, answer.mask)))
+    mask_path = arguments.output / f"{file.name}.png"
+    write_whole(mask_path, png_bytes(answer.mask * 255))
+    return {
+        "frame": str(file.path),
+        "mask": str(mask_path),
+        "cell_pixels": int(answer.mask.sum()),
+        "timings_s": {stage: round(seconds, 6) for stage, seconds in answer.timings.items()},
+    }
+
+
+COMMAND = Command("segment image files with a bundle", _add_arguments, _run)

@@ -1,0 +1,68 @@
+"""`breastseg verify`: can this bundle be trusted on this machine?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from breastseg_deploy.cli.command import Command, print_json
+
+if TYPE_CHECKING:
+    from breastseg_deploy.verification import FrameCheck
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="a folder made by breastseg-export")
+    parser.add_argument("--frames", type=Path, metavar="DIR", help="also check on these frames (and masks/ beside images/)")
+    parser.add_argument("--bit-depth", type=int, metavar="N", help="bits that 16-bit frames use (9 to 16)")
+    parser.add_argument("--backend", default="auto", help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Check files, goldens and, where given, frames; the exit code is 3 where a limit is missed."""
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from breastseg_deploy.images import find_frames
+    from breastseg_deploy.segmenter import Segmenter
+    from breastseg_deploy.verification import check_frames
+
+    with Segmenter.open(arguments.bundle, arguments.backend) as segment:
+        print(f"files: {len(segment.manifest.files)} match the manifest", file=sys.stderr)
+        print(f"backend {segment.backend_reason}", file=sys.stderr)
+        goldens = segment.self_test()
+        for golden in goldens:
+            print(
+                f"{golden.name}: Dice {golden.dice:.6f}, {golden.flipped_ppm:.1f} ppm flipped, "
+                f"largest probability error {golden.largest_probability_error:.1e}",
+                file=sys.stderr,
+            )
+        result: dict[str, Any] = {"goldens": [asdict(golden) for golden in goldens], "backend": segment.backend}
+        if arguments.frames is not None:
+            files = find_frames([arguments.frames])
+            with tqdm(total=len(files), desc="verify", unit="frame", disable=not sys.stderr.isatty()) as bar:
+                check = check_frames(segment, files, arguments.bit_depth, bar.update)
+            _tell(check)
+            result["frames"] = asdict(check)
+    print_json(result) if arguments.json else print(f"{arguments.bundle} is verified on this machine")
+    return 0
+
+
+def _tell(check: FrameCheck) -> None:
+    figures = {
+        "worst Dice between the two ways through the bundle": check.agreement_worst_dice,
+        "mean Dice between the two ways through the bundle": check.agreement_mean_dice,
+        "Dice against ground truth, frames with cells": check.truth_dice_with_cells,
+        "Dice against ground truth, all frames": check.truth_dice_all,
+        "share of empty frames with false positives": check.false_positive_frames,
+    }
+    print(f"{check.frames} frames", file=sys.stderr)
+    for what, figure in figures.items():
+        print(f"  {what}: " + ("nothing to measure it on" if figure is None else f"{figure:.6f}"), file=sys.stderr)
+
+
+COMMAND = Command("check a bundle on this machine", _add_arguments, _run)

@@ -1,0 +1,125 @@
+"""The frame contract: what a frame may be, and the one place where grey and 16-bit frames become 8-bit RGB."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.errors import FrameError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Per-channel mean and standard deviation of RGB in [0, 1], as the pretrained encoders expect them."""
+
+SIDE_MULTIPLE_PX = 32
+"""The encoder halves a frame five times, so both sides must be multiples of 2 ** 5."""
+
+
+def rgb_batch(
+    frames: NDArray[Any],
+    size_px: tuple[int, int],
+    *,
+    bit_depth: int | None = None,
+    full_scale: float | None = None,
+) -> NDArray[np.uint8]:
+    """Check frames against the contract and bring them to 8-bit RGB. Nothing is resized or stretched.
+
+    Args:
+        frames: one frame (H, W) or (H, W, 3), or a batch (N, H, W) or (N, H, W, 3); uint8, or uint16 with
+            `bit_depth`, or floating point with `full_scale`. Three channels are R, G, B; one is repeated to three.
+        size_px: (H, W) that every frame must have.
+        bit_depth: for uint16, how many bits the scanner uses (9 to 16); values are divided by 2 ** bit_depth - 1.
+        full_scale: for floating point, the value that stands for white, e.g. 1.0; black is 0.
+
+    Returns:
+        (N, H, W, 3) uint8, C-contiguous; N is 1 for one frame. uint8 colour frames are not copied if contiguous.
+
+    Raises:
+        FrameError: another dtype, size or channel count; NaN; values beyond the declared range; an empty batch; a
+            bit depth or full scale that does not belong to the dtype.
+    """
+    if not isinstance(frames, np.ndarray):
+        raise FrameError(f"frames must be a NumPy array, got {type(frames).__name__}; use numpy.asarray first")
+    batch = _with_batch_and_channels(frames, size_px)
+    if batch.dtype == np.uint8:
+        if bit_depth not in (None, 8) or full_scale is not None:
+            raise FrameError("uint8 frames already have their range; leave bit_depth and full_scale away")
+        eight_bit: NDArray[np.uint8] = batch
+    elif batch.dtype == np.uint16:
+        eight_bit = _from_uint16(batch, bit_depth)
+    elif np.issubdtype(batch.dtype, np.floating):
+        eight_bit = _from_float(batch, full_scale)
+    else:
+        raise FrameError(
+            f"frames must be uint8, uint16 with bit_depth, or floating point with full_scale, got {batch.dtype}"
+        )
+    if eight_bit.shape[-1] == 1:
+        eight_bit = np.repeat(eight_bit, 3, axis=-1)
+    return np.ascontiguousarray(eight_bit)
+
+
+def is_single_frame(shape: tuple[int, ...], size_px: tuple[int, int]) -> bool:
+    """Whether an array of this shape is one frame, (H, W) or (H, W, 1 or 3), and not a batch."""
+    return shape == size_px or (len(shape) == 3 and shape[:2] == size_px and shape[2] in (1, 3))
+
+
+def check_model_size(size_px: tuple[int, int]) -> None:
+    """Refuse a model size that the network's five halvings cannot carry.
+
+    Raises:
+        FrameError: a side that is not a positive multiple of 32.
+    """
+    if any(side <= 0 or side % SIDE_MULTIPLE_PX for side in size_px):
+        raise FrameError(
+            f"the model size must be a multiple of {SIDE_MULTIPLE_PX} on both sides, got {size_px[0]} x {size_px[1]}; "
+            f"the nearest is {_nearest(size_px[0])} x {_nearest(size_px[1])}"
+        )
+
+
+def _nearest(side: int) -> int:
+    return max(SIDE_MULTIPLE_PX, round(side / SIDE_MULTIPLE_PX) * SIDE_MULTIPLE_PX)
+
+
+def _with_batch_and_channels(frames: NDArray[Any], size_px: tuple[int, int]) -> NDArray[Any]:
+    """View as (N, H, W, 1 or 3). The size tells a grey batch (N, H, W) from one colour frame (H, W, 3)."""
+    shape = frames.shape
+    if is_single_frame(shape, size_px):
+        return frames.reshape(1, *size_px, -1)
+    if len(shape) == 3 and shape[1:] == size_px and shape[0] > 0:
+        return frames[:, :, :, np.newaxis]
+    if len(shape) == 4 and shape[1:3] == size_px and shape[3] in (1, 3) and shape[0] > 0:
+        return frames
+    height, width = size_px
+    raise FrameError(
+        f"frames must be ({height}, {width}) grey or ({height}, {width}, 3) RGB, or a batch of those, got shape {shape}; "
+        "frames are never resized here: crop them, or export the model for this size (breastseg-export --size)"
+    )
+
+
+def _from_uint16(batch: NDArray[np.uint16], bit_depth: int | None) -> NDArray[np.uint8]:
+    if bit_depth is None or not 9 <= bit_depth <= 16:
+        raise FrameError(
+            f"uint16 frames need the scanner's bit_depth (9 to 16), got {bit_depth}; their range is never guessed"
+        )
+    white = 2**bit_depth - 1
+    brightest = int(batch.max())
+    if brightest > white:
+        raise FrameError(f"frames declared {bit_depth}-bit hold the value {brightest}, over {white}; check bit_depth")
+    return ((batch.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+
+
+def _from_float(batch: NDArray[Any], full_scale: float | None) -> NDArray[np.uint8]:
+    unusable = int(batch.size - np.count_nonzero(np.isfinite(batch)))
+    if unusable:
+        raise FrameError(f"floating-point frames must be finite, got {unusable} NaN or infinite values")
+    if full_scale is None or not full_scale > 0:
+        raise FrameError(
+            f"floating-point frames need full_scale, the value of white (such as 1.0), got {full_scale}; "
+            "their range is never guessed"
+        )
+    low, high = float(batch.min()), float(batch.max())
+    if low < 0 or high > full_scale:
+        raise FrameError(f"floating-point frames must lie in [0, {full_scale:g}], got {low:g} to {high:g}")
+    return np.rint(batch * (255.0 / full_scale)).astype(np.uint8)

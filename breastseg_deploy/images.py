@@ -1,0 +1,148 @@
+"""Image files in and out: PNG, TIFF and JPEG frames, mask files, overlays. Uses OpenCV, loaded when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.errors import FrameError
+from breastseg_deploy.extras import require
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+_CONTOUR_RGB = (0, 255, 80)
+
+
+@dataclass(frozen=True)
+class FrameFile:
+    """A frame on disk, with the file of its ground-truth mask where there is one."""
+
+    path: Path
+    truth: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffix."""
+        return self.path.stem
+
+
+def read_frame(path: Path) -> NDArray[Any]:
+    """Decode one frame, exactly as it is stored: no rotation by EXIF, no scaling of 16-bit values.
+
+    Returns:
+        (H, W) grey or (H, W, 3) RGB, of the file's own dtype.
+
+    Raises:
+        FrameError: unreadable, truncated, of several pages, or with an alpha channel.
+        MachineError: OpenCV is not installed.
+    """
+    cv2 = require("cv2", "cpu")
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise FrameError(f"cannot read {path}: {(err.strerror or str(err)).lower()}") from err
+    _refuse_truncated_jpeg(path, content)
+    log_level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its complaint would stand beside ours, in other words
+    try:
+        decoded, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as err:
+        raise _not_an_image(path) from err
+    finally:
+        cv2.utils.logging.setLogLevel(log_level)
+    if not decoded or not pages:
+        raise _not_an_image(path)
+    if len(pages) > 1:
+        raise FrameError(f"{path} holds {len(pages)} pages and only one frame per file is read; split it first")
+    image: NDArray[Any] = pages[0]
+    if image.ndim == 3 and image.shape[2] == 3:
+        return np.ascontiguousarray(image[:, :, ::-1])
+    if image.ndim == 2:
+        return image
+    raise FrameError(f"{path} has {image.shape[2]} channels, expected grey or RGB; remove the alpha channel")
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """Decode a mask file; (H, W) uint8, 0 or 1.
+
+    Raises:
+        FrameError: unreadable, not grey, or with other values than 0 and one other (1 or 255).
+    """
+    mask = read_frame(path)
+    values = np.unique(mask)
+    if mask.ndim != 2 or not set(values.tolist()) <= {0, 1, 255} or {1, 255} <= set(values.tolist()):
+        raise FrameError(f"{path} must be a grey mask of 0 and 255 (or 0 and 1), got {mask.shape} with {len(values)} values")
+    return (mask != 0).astype(np.uint8)
+
+
+def find_frames(places: Iterable[Path]) -> list[FrameFile]:
+    """The frames of files and folders, in the order given and by name inside a folder.
+
+    A folder with `images/` inside is taken as a data set: frames from `images/`, masks from `masks/` where it exists.
+
+    Raises:
+        FrameError: a place that does not exist, a folder without frames, or two frames of one name (their masks would
+            overwrite each other).
+    """
+    frames: list[FrameFile] = []
+    for place in places:
+        if place.is_dir():
+            frames += _in_folder(place)
+        elif place.is_file():
+            frames.append(FrameFile(place))
+        else:
+            raise FrameError(f"there is no {place}; expected an image file or a folder of them")
+    seen: dict[str, Path] = {}
+    for frame in frames:
+        other = seen.setdefault(frame.name, frame.path)
+        if other != frame.path:
+            raise FrameError(f"{other} and {frame.path} would both become {frame.name}.png; give one another name")
+    return frames
+
+
+def png_bytes(image: NDArray[np.uint8]) -> bytes:
+    """Encode (H, W) grey or (H, W, 3) RGB uint8 as PNG."""
+    cv2 = require("cv2", "cpu")
+    done, encoded = cv2.imencode(".png", image if image.ndim == 2 else image[:, :, ::-1])
+    if not done:
+        raise FrameError(f"cannot encode an image of shape {image.shape} as PNG; expected uint8 grey or RGB")
+    return bytes(encoded)
+
+
+def overlay(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frame with the mask's outline drawn on it; (H, W, 3) uint8, `rgb` itself stays as it is."""
+    cv2 = require("cv2", "cpu")
+    drawn = rgb.copy()
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, _CONTOUR_RGB, 1)
+    return drawn
+
+
+def _in_folder(folder: Path) -> list[FrameFile]:
+    images = folder / "images" if (folder / "images").is_dir() else folder
+    masks = folder / "masks" if images != folder else None
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise FrameError(f"{images} holds no frames; expected files ending in {', '.join(SUFFIXES)}")
+    return [FrameFile(path, _truth_of(path, masks)) for path in paths]
+
+
+def _truth_of(path: Path, masks: Path | None) -> Path | None:
+    truth = masks / f"{path.stem}.png" if masks is not None else None
+    return truth if truth is not None and truth.is_file() else None
+
+
+def _refuse_truncated_jpeg(path: Path, content: bytes) -> None:
+    """A JPEG cut short decodes without an error, its rest grey; its end marker after the last scan gives it away."""
+    if content.startswith(b"\xff\xd8") and content.rfind(_JPEG_END) < content.rfind(_JPEG_SCAN):
+        raise FrameError(f"{path} is cut short (no end marker after its last scan); copy it again")
+
+
+def _not_an_image(path: Path) -> FrameError:
+    return FrameError(f"{path} is damaged or no image; expected a complete PNG, TIFF or JPEG file")

@@ -1,0 +1,169 @@
+"""What a bundle says about itself: `manifest.json`, checked field by field before anything else is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from breastseg_deploy.errors import BundleError
+from breastseg_deploy.gabor import GaborParameters
+
+SCHEMA_VERSION = 1
+
+Precision = Literal["fp32", "fp16"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FrameContract(_Part):
+    """What a frame must be; see `contract.rgb_batch` for how grey and 16-bit frames come to it."""
+
+    height_px: int = Field(gt=0, multiple_of=32)
+    width_px: int = Field(gt=0, multiple_of=32)
+    dtype: Literal["uint8"] = "uint8"
+    colour_order: Literal["RGB"] = "RGB"
+    pixel_size_um: float | None = Field(default=None, gt=0)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.height_px, self.width_px
+
+
+class GaborBank(_Part):
+    """Parameters of the edge channel, and the hash of the bank they make (`gabor.bank_sha256`)."""
+
+    wavelengths_px: tuple[float, ...]
+    orientations: int
+    sigma_px: float
+    gamma: float
+    psi_rad: float
+    zero_mean: bool
+    sha256: str
+
+    def parameters(self) -> GaborParameters:
+        """The parameters as `gabor.gabor_bank` takes them."""
+        return GaborParameters(**self.model_dump(exclude={"sha256"}))
+
+
+class Normalisation(_Part):
+    """Mean and standard deviation of R, G, B in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class FileEntry(_Part):
+    """Size and SHA-256 of one file of the bundle."""
+
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ParityLimits(_Part):
+    """What an artefact had to meet against the float32 reference (README, parity)."""
+
+    worst_dice: float
+    mean_dice: float
+    dice_change: float
+
+
+class Parity(_Part):
+    """Measured agreement of one artefact with the float32 PyTorch model, over `frames` frames from raw uint8.
+
+    Dice figures compare masks, reference against artefact. `dice_change` is the mean over frames of the change of Dice
+    against the ground truth, None without ground truth. `frames_with_cells` counts frames whose reference is not empty.
+    """
+
+    engine: str
+    frames: int
+    frames_with_cells: int
+    mean_dice: float
+    worst_dice: float
+    mean_dice_with_cells: float | None
+    worst_flipped_ppm: float
+    worst_surface_dice: float
+    largest_probability_error: float
+    dice_change: float | None
+    limits: ParityLimits
+
+
+class HalfPrecision(_Part):
+    """How the float16 network keeps its range.
+
+    Attributes:
+        fp32_islands: nodes of the graph that stay in float32.
+        largest_activation: the largest magnitude any layer reached on the parity frames; float16 ends at 65504.
+        largest_activation_layer: the layer that reached it.
+    """
+
+    fp32_islands: tuple[str, ...]
+    largest_activation: float
+    largest_activation_layer: str
+
+
+class Manifest(_Part):
+    """The whole of `manifest.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    encoder: str
+    decoder_channels: tuple[int, ...]
+    frame: FrameContract
+    gabor: GaborBank
+    normalisation: Normalisation
+    threshold: float = Field(gt=0, lt=1)
+    precision: Precision
+    opset: int
+    half: HalfPrecision | None
+    parity: tuple[Parity, ...]
+    parity_frames: str
+    goldens: tuple[str, ...] = Field(min_length=1)
+    files: dict[str, FileEntry]
+    built_with: dict[str, str]
+    built_at: str
+    licence: str
+    intended_use: str
+    training: dict[str, Any]
+
+    @field_validator("files")
+    @classmethod
+    def _inside_the_bundle(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise ValueError(f"file name {name!r} leads out of the bundle")
+        return files
+
+
+def parse_manifest(text: str, place: str) -> Manifest:
+    """Read a manifest; the schema version is looked at first, so that a newer bundle gets a clear answer.
+
+    Args:
+        text: the content of manifest.json.
+        place: what to call it in messages.
+
+    Raises:
+        BundleError: no JSON, another schema version, or a field that is missing, unknown or out of range.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError as err:
+        raise BundleError(f"{place} is no JSON ({err}); copy the bundle again or export it again") from err
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{place} has schema version {version}, this version reads {SCHEMA_VERSION}; "
+            "update breastseg-deploy, or export the checkpoint again with this version"
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as err:
+        first = err.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{place}: {field}: {first['msg']} ({err.error_count()} in all); export it again") from err

@@ -1,0 +1,101 @@
+"""Writing so that a file or folder is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from breastseg_deploy.errors import OutputError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it into it: readers see the old file, the new one, or none.
+
+    Raises:
+        OutputError: no permission, no space, no such folder.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as err:
+        raise OutputError(f"cannot write {path}: {_reason(err)}; nothing was left half-written") from err
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def check_output_folder(path: Path, *, force: bool) -> None:
+    """Refuse an output place that holds something already, unless told to use it all the same.
+
+    Raises:
+        OutputError: a file of that name, or a folder that is not empty and `force` is off.
+    """
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise OutputError(f"{path} must be a folder or not exist yet; choose another --output")
+        if path.is_dir() and any(path.iterdir()) and not force:
+            raise OutputError(f"the output folder {path} is not empty; empty it, choose another, or pass --force")
+    except OSError as err:
+        raise OutputError(f"cannot look into {path}: {_reason(err)}") from err
+
+
+@contextmanager
+def folder_written_whole(path: Path, *, force: bool) -> Iterator[Path]:
+    """Give an empty folder to fill, and put it in the place of `path` once the block ends without an error.
+
+    With an error, or Ctrl-C, the unfinished folder goes away and whatever stood at `path` stays as it was.
+
+    Raises:
+        OutputError: see `check_output_folder`; no permission, no space.
+    """
+    check_output_folder(path, force=force)
+    place = path.absolute()
+    unfinished = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+    try:
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            _replace_folder(unfinished, place)
+        except OSError as err:
+            raise OutputError(f"cannot write {path}: {_reason(err)}; nothing was left half-written") from err
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they do not exist.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"cannot make the folder {path}: {_reason(err)}") from err
+
+
+def _replace_folder(new: Path, place: Path) -> None:
+    """Rename `new` to `place`; what stood there goes away only after the new folder is in its place."""
+    if not place.exists():
+        new.rename(place)
+        return
+    old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _reason(err: OSError) -> str:
+    return (err.strerror or str(err)).lower()

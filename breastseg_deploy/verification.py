@@ -1,0 +1,102 @@
+"""Checks of a bundle on the machine it was brought to, on frames that the export never saw. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from breastseg_deploy.backends import Backend
+from breastseg_deploy.backends.onnxruntime_cpu import NetworkOnCpu
+from breastseg_deploy.bundle import NETWORK_FP16
+from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.errors import FrameError, ParityError
+from breastseg_deploy.images import FrameFile, read_frame, read_mask
+from breastseg_deploy.metrics import dice
+from breastseg_deploy.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class FrameCheck:
+    """What the frames said; Dice figures are None where there was nothing to measure them on.
+
+    Attributes:
+        frames: how many.
+        agreement_worst_dice: the served path against the float16 network behind the CPU preprocessing, worst frame.
+        agreement_mean_dice: the same, mean over frames.
+        truth_dice_with_cells: mean Dice against ground truth over frames whose truth holds cells.
+        truth_dice_all: mean over all frames with a truth; an empty pair counts as 1.
+        false_positive_frames: share of frames with an empty truth on which any pixel was called a cell.
+    """
+
+    frames: int
+    agreement_worst_dice: float | None
+    agreement_mean_dice: float | None
+    truth_dice_with_cells: float | None
+    truth_dice_all: float | None
+    false_positive_frames: float | None
+
+
+def check_frames(
+    segment: Segmenter,
+    files: Sequence[FrameFile],
+    bit_depth: int | None = None,
+    on_frame: Callable[[], object] = lambda: None,
+) -> FrameCheck:
+    """Segment frames by two ways through the bundle and compare the masks; measure Dice where there is ground truth.
+
+    The served backend runs `model.onnx`, whose graph holds the preprocessing; the other way is `network.fp16.onnx` behind
+    the NumPy preprocessing. They share neither code nor precision, so agreement is evidence for both. A bundle without
+    the float16 network is measured against the ground truth only.
+
+    Raises:
+        FrameError: a frame cannot be read or breaks the contract.
+        ParityError: the two ways differ by more than the export allowed its float16 network.
+    """
+    other = NetworkOnCpu(segment.bundle) if NETWORK_FP16 in segment.manifest.files else None
+    agreement: list[float] = []
+    truths: list[tuple[bool, bool, float]] = []  # truth has cells, mask has cells, Dice
+    for file in files:
+        try:
+            frame = read_frame(file.path)
+            rgb = rgb_batch(frame, segment.manifest.frame.size_px, bit_depth=bit_depth if frame.itemsize == 2 else None)
+            truth = None if file.truth is None else read_mask(file.truth)
+        except FrameError as err:
+            raise FrameError(f"{file.path}: {err}") from err
+        mask = segment(rgb).mask[0]
+        if other is not None:
+            agreement.append(dice(mask, _mask(other, rgb, segment.manifest.threshold)))
+        if truth is not None:
+            truths.append((bool(truth.any()), bool(mask.any()), dice(mask, truth)))
+        on_frame()
+    _hold_to_limits(segment, agreement)
+    return FrameCheck(
+        frames=len(files),
+        agreement_worst_dice=min(agreement, default=None),
+        agreement_mean_dice=_mean(agreement),
+        truth_dice_with_cells=_mean([figure for cells, _, figure in truths if cells]),
+        truth_dice_all=_mean([figure for _, _, figure in truths]),
+        false_positive_frames=_mean([float(found) for cells, found, _ in truths if not cells]),
+    )
+
+
+def _mask(backend: Backend, rgb: np.ndarray, threshold: float) -> np.ndarray:
+    return np.asarray(backend.infer(rgb).probability[0] >= threshold)
+
+
+def _hold_to_limits(segment: Segmenter, agreement: list[float]) -> None:
+    if not agreement:
+        return
+    limits = segment.manifest.parity[-1].limits  # of the float16 network
+    worst, mean = min(agreement), float(np.mean(agreement))
+    if worst < limits.worst_dice or mean < limits.mean_dice:
+        raise ParityError(
+            f"{segment.backend} and the float16 network disagree on these frames: worst Dice {worst:.6f} "
+            f"(limit {limits.worst_dice}), mean {mean:.6f} (limit {limits.mean_dice}); "
+            "do not use this bundle here: export it again with --frames of this kind"
+        )
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,67 @@
+"""`breastseg-export`, the same as `breastseg export`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from breastseg_deploy.cli.command import Command, print_json, run_command
+
+SUMMARY = "turn a checkpoint into a verified bundle for the scanner"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the export."""
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the word 'demo' for the one that ships along")
+    parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("--frames", type=Path, metavar="DIR", help="frames to measure parity on (default: phantoms)")
+    parser.add_argument("--bit-depth", type=int, metavar="N", help="bits that 16-bit frames use (9 to 16)")
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: %(default)s")
+    parser.add_argument("--size", type=int, default=512, metavar="PX", help="side of the frames (default: %(default)s)")
+    parser.add_argument("--min-dice", type=float, metavar="X", help="Dice to the reference that every frame must reach")
+    parser.add_argument("--force", action="store_true", help="replace the bundle that stands at --output")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export; prints where bundle and report lie, or the manifest with --json."""
+    from breastseg_export.exporter import ExportSettings, export_bundle
+
+    settings = ExportSettings(
+        checkpoint=arguments.checkpoint,
+        output=arguments.output,
+        precision=arguments.precision,
+        size_px=arguments.size,
+        frames=arguments.frames,
+        bit_depth=arguments.bit_depth,
+        min_dice=arguments.min_dice,
+        force=arguments.force,
+    )
+    manifest = export_bundle(settings, lambda step: print(step, file=sys.stderr))
+    for parity in manifest.parity:
+        print(
+            f"{parity.engine}: mean Dice {parity.mean_dice:.6f}, worst {parity.worst_dice:.6f}, "
+            f"largest probability error {parity.largest_probability_error:.1e}",
+            file=sys.stderr,
+        )
+    if arguments.json:
+        print_json({"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json")})
+    else:
+        print(f"bundle {arguments.output}, report {arguments.output / 'report.html'}")
+    return 0
+
+
+COMMAND = Command(SUMMARY, add_arguments, run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `breastseg-export`."""
+    parser = argparse.ArgumentParser(prog="breastseg-export", description=SUMMARY)
+    add_arguments(parser)
+    return run_command(COMMAND, parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

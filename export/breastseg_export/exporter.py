@@ -1,0 +1,225 @@
+"""The export: checkpoint in, verified bundle out, or no bundle at all."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+from tqdm import tqdm
+
+from breastseg_deploy.bundle import GOLDENS, MANIFEST, MODEL, NETWORK_FP16, REPORT, Golden, file_entry, golden_bytes
+from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
+from breastseg_deploy.errors import ParityError
+from breastseg_deploy.gabor import bank_sha256
+from breastseg_deploy.manifest import (
+    FrameContract,
+    GaborBank,
+    HalfPrecision,
+    Manifest,
+    Normalisation,
+    ParityLimits,
+    Precision,
+)
+from breastseg_deploy.storage import check_output_folder, folder_written_whole, make_folder, write_whole
+from breastseg_export import artefacts
+from breastseg_export.graph import OPSET, export_network, half_network, portable_model
+from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare, failures
+from breastseg_export.report import report_html, write_pictures
+from breastseg_export.samples import Samples
+from breastseg_train.checkpoint import Checkpoint, load_checkpoint
+
+_PACKAGES = ("breastseg-deploy", "torch", "segmentation-models-pytorch", "timm", "onnx", "onnxruntime", "numpy")
+INTENDED_USE = "Research and engineering. Not a medical device; no diagnosis may rest on its masks."
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What an export is asked for.
+
+    Attributes:
+        checkpoint: path, or the word "demo".
+        output: the bundle's folder.
+        precision: "fp16" adds the strongly typed float16 network to the portable float32 model.
+        size_px: side of the square frames; a multiple of 32.
+        frames: folder of frames to measure parity on; None for phantoms.
+        bit_depth: of uint16 frames.
+        min_dice: the Dice that every frame must reach, in place of the precision's own limit.
+        force: replace what stands at `output`.
+    """
+
+    checkpoint: str
+    output: Path
+    precision: Precision = "fp16"
+    size_px: int = 512
+    frames: Path | None = None
+    bit_depth: int | None = None
+    min_dice: float | None = None
+    force: bool = False
+
+
+def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda _: None) -> Manifest:
+    """Export a checkpoint, hold every artefact to the float32 reference, and write the bundle whole or not at all.
+
+    Args:
+        settings: what to export and where to.
+        say: told about each step, in a sentence.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        FrameError: a size that is no multiple of 32, or frames that break the contract.
+        OutputError: the bundle cannot be written.
+        ParityError: an artefact misses a limit; the worst frames lie beside `output`, in a folder named in the message.
+    """
+    check_output_folder(settings.output, force=settings.force)
+    size = (settings.size_px, settings.size_px)
+    checkpoint = load_checkpoint(settings.checkpoint)
+    samples = Samples(settings.frames, size, settings.bit_depth)
+    artefacts.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
+    say(f"tracing {checkpoint.model.architecture.encoder} at {size[0]} x {size[1]}")
+    graphs, islands = _graphs(checkpoint, size, settings.precision)
+    say(f"measuring parity on {samples.description}")
+    run, half = _parity(checkpoint, graphs, islands, samples, settings.min_dice)
+    if failures(run.summaries):
+        _reject(settings, checkpoint, run, samples)
+    say(f"writing {settings.output}")
+    with folder_written_whole(settings.output, force=settings.force) as folder:
+        for name, graph in graphs.items():
+            write_whole(folder / name, graph.SerializeToString())
+        make_folder(folder / GOLDENS)
+        for golden in _goldens(run):
+            write_whole(folder / golden.name, golden_bytes(golden))
+        write_whole(folder / REPORT, _report(settings, checkpoint, run, samples).encode())
+        manifest = _manifest(settings, checkpoint, run, half, samples, folder)
+        write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    return manifest
+
+
+def _graphs(
+    checkpoint: Checkpoint, size_px: tuple[int, int], precision: Precision
+) -> tuple[dict[str, onnx.ModelProto], tuple[str, ...]]:
+    """The graphs of the bundle by file name, and the float32 islands of the float16 one."""
+    network = export_network(checkpoint.model, size_px)
+    graphs = {MODEL: portable_model(network, checkpoint.model.architecture.gabor, size_px)}
+    if precision == "fp32":
+        return graphs, ()
+    graphs[NETWORK_FP16], islands = half_network(network)
+    return graphs, islands
+
+
+def _parity(
+    checkpoint: Checkpoint,
+    graphs: dict[str, onnx.ModelProto],
+    islands: tuple[str, ...],
+    samples: Samples,
+    min_dice: float | None,
+) -> tuple[ParityRun, HalfPrecision | None]:
+    model, gabor = checkpoint.model, checkpoint.model.architecture.gabor
+    compared = [
+        Artefact(
+            f"{MODEL} in ONNX Runtime",
+            artefacts.portable_in_onnxruntime(graphs[MODEL]),
+            _limits(FP32_LIMITS, min_dice),
+        )
+    ]
+    activations = None
+    if NETWORK_FP16 in graphs:
+        limits = _limits(FP16_LIMITS, min_dice)
+        compared += [
+            Artefact(
+                f"{NETWORK_FP16} in ONNX Runtime",
+                artefacts.network_in_onnxruntime(graphs[NETWORK_FP16], gabor),
+                limits,
+            ),
+            Artefact("float16 network in torch", artefacts.half_in_torch(model), limits),
+        ]
+        activations = artefacts.record_activations(model)
+    with tqdm(total=len(samples), desc="parity", unit="frame", disable=not sys.stderr.isatty()) as bar:
+        run = compare(artefacts.reference(model), compared, samples, checkpoint.threshold, bar.update)
+    if activations is None:
+        return run, None
+    layer, largest = activations.peak
+    return run, HalfPrecision(fp32_islands=islands, largest_activation=largest, largest_activation_layer=layer)
+
+
+def _limits(limits: ParityLimits, min_dice: float | None) -> ParityLimits:
+    if min_dice is None:
+        return limits
+    return limits.model_copy(update={"worst_dice": min_dice, "mean_dice": min_dice})
+
+
+def _goldens(run: ParityRun) -> list[Golden]:
+    return [Golden(f"{GOLDENS}/{a.name}.npz", a.frame, a.probability, a.mask) for a in run.goldens]
+
+
+def _reject(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, samples: Samples) -> None:
+    """Keep the worst frames and the report in a new folder beside the output, and end the export."""
+    place = settings.output.absolute()
+    numbers = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    rejected = next(p for p in (place.with_name(f"{place.name}.rejected{n}") for n in numbers) if not p.exists())
+    with folder_written_whole(rejected, force=False) as folder:
+        write_pictures(run, folder, checkpoint.threshold)
+        write_whole(folder / REPORT, _report(settings, checkpoint, run, samples).encode())
+    try:
+        check(run.summaries)
+    except ParityError as err:
+        raise ParityError(f"{err}; no bundle was written, the worst frames are in {rejected}") from err
+
+
+def _report(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, samples: Samples) -> str:
+    architecture = checkpoint.model.architecture
+    rows = [
+        ("checkpoint", settings.checkpoint),
+        ("encoder", architecture.encoder),
+        ("decoder channels", ", ".join(map(str, architecture.decoder_channels))),
+        ("frame", f"{settings.size_px} x {settings.size_px}, uint8 RGB"),
+        ("precision", settings.precision),
+        ("threshold", str(checkpoint.threshold)),
+        *_versions().items(),
+    ]
+    return report_html(architecture.encoder, run, samples.description, rows, checkpoint.threshold)
+
+
+def _manifest(
+    settings: ExportSettings,
+    checkpoint: Checkpoint,
+    run: ParityRun,
+    half: HalfPrecision | None,
+    samples: Samples,
+    folder: Path,
+) -> Manifest:
+    architecture, details = checkpoint.model.architecture, checkpoint.details
+    written = sorted(path for path in folder.rglob("*") if path.is_file())
+    return Manifest(
+        name=str(details.get("name", Path(settings.checkpoint).stem)),
+        encoder=architecture.encoder,
+        decoder_channels=architecture.decoder_channels,
+        frame=FrameContract(
+            height_px=settings.size_px, width_px=settings.size_px, pixel_size_um=details.get("pixel_size_um")
+        ),
+        gabor=GaborBank(**asdict(architecture.gabor), sha256=bank_sha256(architecture.gabor)),
+        normalisation=Normalisation(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        threshold=checkpoint.threshold,
+        precision=settings.precision,
+        opset=OPSET,
+        half=half,
+        parity=tuple(run.summaries.values()),
+        parity_frames=samples.description,
+        goldens=tuple(golden.name for golden in _goldens(run)),
+        files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
+        built_with=_versions(),
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        licence=str(details.get("licence", "not stated")),
+        intended_use=str(details.get("intended_use", INTENDED_USE)),
+        training=dict(details),
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}

@@ -1,0 +1,186 @@
+"""Parity: each artefact against the float32 reference, frame by frame, from raw uint8 to mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.errors import ParityError
+from breastseg_deploy.manifest import Parity, ParityLimits
+from breastseg_deploy.metrics import dice, flipped_ppm, surface_dice
+from breastseg_export.artefacts import Engine, Probability
+from breastseg_export.samples import Sample, Samples
+
+FP32_LIMITS = ParityLimits(worst_dice=0.9999, mean_dice=0.9999, dice_change=0.001)
+FP16_LIMITS = ParityLimits(worst_dice=0.99, mean_dice=0.999, dice_change=0.001)
+
+_PICTURES = 3
+"""Worst frames of each artefact that are kept as pictures."""
+_GOLDENS_WITH_CELLS, _GOLDENS_EMPTY = 2, 1
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Something an export made, how to run it, and what it has to meet."""
+
+    engine: str
+    run: Engine
+    limits: ParityLimits
+
+
+@dataclass(frozen=True)
+class FrameParity:
+    """One frame, one artefact; see `manifest.Parity` for what the figures mean."""
+
+    name: str
+    with_cells: bool
+    dice: float
+    flipped_ppm: float
+    surface_dice: float
+    probability_error: float
+    dice_change: float | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame as the reference and the artefact saw it."""
+
+    figures: FrameParity
+    frame: NDArray[np.uint8]
+    reference: Probability
+    artefact: Probability
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A frame and what the reference says of it: the stuff of goldens."""
+
+    name: str
+    frame: NDArray[np.uint8]
+    probability: Probability
+    mask: NDArray[np.uint8]
+
+
+@dataclass
+class ParityRun:
+    """Everything one run of the comparison found.
+
+    Attributes:
+        figures: by artefact, one entry per frame in the order of the samples.
+        pictures: by artefact, its worst frames, the worst first.
+        goldens: frames with the reference's answer, some with cells and some without.
+        summaries: by artefact, what goes into the manifest.
+    """
+
+    figures: dict[str, list[FrameParity]] = field(default_factory=dict)
+    pictures: dict[str, list[Picture]] = field(default_factory=dict)
+    goldens: list[Answer] = field(default_factory=list)
+    summaries: dict[str, Parity] = field(default_factory=dict)
+
+
+def compare(
+    reference: Engine,
+    artefacts: list[Artefact],
+    samples: Samples,
+    threshold: float,
+    on_frame: Callable[[], object] = lambda: None,
+) -> ParityRun:
+    """Run reference and artefacts over all samples; one frame is in memory at a time, besides the pictures kept.
+
+    Args:
+        reference: the float32 PyTorch path.
+        artefacts: what to hold against it.
+        samples: the frames.
+        threshold: of the masks.
+        on_frame: called after each frame, for a progress bar.
+    """
+    run = ParityRun(figures={a.engine: [] for a in artefacts}, pictures={a.engine: [] for a in artefacts})
+    for sample in samples:
+        expected = reference(sample.frame)
+        _keep_golden(run.goldens, sample, expected, threshold)
+        for artefact in artefacts:
+            found = artefact.run(sample.frame)
+            figures = _figures(sample, expected, found, threshold)
+            run.figures[artefact.engine].append(figures)
+            kept = [*run.pictures[artefact.engine], Picture(figures, sample.frame, expected, found)]
+            run.pictures[artefact.engine] = sorted(kept, key=_badness, reverse=True)[:_PICTURES]
+        on_frame()
+    run.summaries = {a.engine: _summary(a, run.figures[a.engine]) for a in artefacts}
+    return run
+
+
+def failures(summaries: Mapping[str, Parity]) -> list[str]:
+    """Every limit that an artefact missed, one sentence each; empty when all is well."""
+    missed = []
+    for engine, parity in summaries.items():
+        for what, figure, limit in (
+            ("worst frame Dice", parity.worst_dice, parity.limits.worst_dice),
+            ("mean Dice", parity.mean_dice, parity.limits.mean_dice),
+            ("mean Dice of frames with cells", parity.mean_dice_with_cells, parity.limits.mean_dice),
+        ):
+            if figure is not None and not figure >= limit:
+                missed.append(f"{engine}: {what} {figure:.6f} is under {limit}")
+        if parity.dice_change is not None and not abs(parity.dice_change) <= parity.limits.dice_change:
+            missed.append(f"{engine}: Dice against the ground truth changed by {parity.dice_change:+.6f}")
+    return missed
+
+
+def check(summaries: Mapping[str, Parity]) -> None:
+    """Refuse an export whose artefacts miss a limit.
+
+    Raises:
+        ParityError: at least one limit is missed; the message holds them all.
+    """
+    missed = failures(summaries)
+    if missed:
+        raise ParityError("; ".join(missed))
+
+
+def _figures(sample: Sample, expected: Probability, found: Probability, threshold: float) -> FrameParity:
+    reference_mask, mask = expected >= threshold, found >= threshold
+    change = None
+    if sample.truth is not None:
+        change = dice(mask, sample.truth) - dice(reference_mask, sample.truth)
+    finite = bool(np.isfinite(found).all())
+    return FrameParity(
+        name=sample.name,
+        with_cells=bool(reference_mask.any()),
+        dice=dice(mask, reference_mask) if finite else 0.0,
+        flipped_ppm=flipped_ppm(mask, reference_mask),
+        surface_dice=surface_dice(mask, reference_mask),
+        probability_error=float(np.abs(found - expected).max()) if finite else float("inf"),
+        dice_change=change,
+    )
+
+
+def _badness(picture: Picture) -> tuple[float, float, float]:
+    return -picture.figures.dice, picture.figures.flipped_ppm, picture.figures.probability_error
+
+
+def _summary(artefact: Artefact, figures: list[FrameParity]) -> Parity:
+    with_cells = [figure.dice for figure in figures if figure.with_cells]
+    changes = [figure.dice_change for figure in figures if figure.dice_change is not None]
+    error = max(figure.probability_error for figure in figures)
+    return Parity(
+        engine=artefact.engine,
+        frames=len(figures),
+        frames_with_cells=len(with_cells),
+        mean_dice=float(np.mean([figure.dice for figure in figures])),
+        worst_dice=min(figure.dice for figure in figures),
+        mean_dice_with_cells=float(np.mean(with_cells)) if with_cells else None,
+        worst_flipped_ppm=max(figure.flipped_ppm for figure in figures),
+        worst_surface_dice=min(figure.surface_dice for figure in figures),
+        largest_probability_error=min(error, 1.0),  # infinity marks an answer that was not finite: Dice 0
+        dice_change=float(np.mean(changes)) if changes else None,
+        limits=artefact.limits,
+    )
+
+
+def _keep_golden(goldens: list[Answer], sample: Sample, expected: Probability, threshold: float) -> None:
+    mask = (expected >= threshold).astype(np.uint8)
+    room = _GOLDENS_WITH_CELLS if mask.any() else _GOLDENS_EMPTY
+    if sum(bool(golden.mask.any()) == bool(mask.any()) for golden in goldens) < room:
+        goldens.append(Answer(sample.name, sample.frame, expected, mask))

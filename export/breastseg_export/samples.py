@@ -1,0 +1,82 @@
+"""The frames that parity is measured on: real ones where they are given, phantoms otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.errors import FrameError
+from breastseg_deploy.images import FrameFile, find_frames, read_frame, read_mask
+from breastseg_deploy.phantom import phantom_frame
+
+PHANTOM_COUNT = 10
+"""Four with cells, six without."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A frame to compare on.
+
+    Attributes:
+        name: for the report.
+        frame: (H, W, 3) uint8 RGB.
+        truth: (H, W) uint8, 0 or 1, or None where nobody drew one.
+    """
+
+    name: str
+    frame: NDArray[np.uint8]
+    truth: NDArray[np.uint8] | None
+
+
+class Samples(Sequence[Sample]):
+    """Frames of a folder, or phantoms; each is read when it is asked for.
+
+    Args:
+        folder: of frames (see `images.find_frames`), or None for phantoms.
+        size_px: (H, W) that every frame must have.
+        bit_depth: of uint16 frames.
+
+    Raises:
+        FrameError: no frames; on reading, an unreadable frame or one of another size.
+    """
+
+    def __init__(self, folder: Path | None, size_px: tuple[int, int], bit_depth: int | None = None) -> None:
+        self._size_px = size_px
+        self._bit_depth = bit_depth
+        self._files: list[FrameFile] | None = None if folder is None else find_frames([folder])
+
+    @property
+    def description(self) -> str:
+        """What the frames are, for manifest and report."""
+        if self._files is None:
+            return f"{len(self)} phantom frames (synthetic; no clinical evidence)"
+        return f"{len(self)} frames from files, {sum(file.truth is not None for file in self._files)} with ground truth"
+
+    def __len__(self) -> int:
+        return PHANTOM_COUNT if self._files is None else len(self._files)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # slices are not needed
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self._files is None:
+            phantom = phantom_frame(index, self._size_px)
+            return Sample(phantom.name, rgb_batch(phantom.frame, self._size_px)[0], phantom.mask)
+        return self._read(self._files[index])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def _read(self, file: FrameFile) -> Sample:
+        try:
+            rgb = rgb_batch(read_frame(file.path), self._size_px, bit_depth=self._bit_depth)[0]
+            truth = None if file.truth is None else read_mask(file.truth)
+            if truth is not None and truth.shape != self._size_px:
+                raise FrameError(f"its mask has the size {truth.shape}, expected {self._size_px}")
+        except FrameError as err:
+            raise FrameError(f"{file.path}: {err}") from err
+        return Sample(file.name, rgb, truth)

@@ -1,0 +1,140 @@
+"""Checkpoints: one safetensors file, with everything that is not a tensor as JSON in its header. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from breastseg_deploy.errors import BreastsegError, CheckpointError
+from breastseg_deploy.gabor import GaborParameters
+from breastseg_train.model import Architecture, SegmentationModel
+
+FORMAT = "breastseg-checkpoint-1"
+DEMO = "demo"
+"""The word that names the checkpoint shipped with the project, wherever a checkpoint is taken."""
+
+_HEADER_KEY = "breastseg"
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        model: in evaluation mode, float32, on the CPU.
+        threshold: a pixel belongs to the mask where its probability is >= threshold.
+        details: what training recorded (data, licence, metrics); JSON values only.
+    """
+
+    model: SegmentationModel
+    threshold: float = 0.5
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
+    """Write a checkpoint; `half` stores floating-point tensors as float16 (they are computed in float32 all the same).
+
+    Raises:
+        CheckpointError: the file cannot be written, or a weight does not fit float16.
+    """
+    header = {
+        "format": FORMAT,
+        "architecture": asdict(checkpoint.model.architecture),
+        "threshold": checkpoint.threshold,
+        "details": dict(checkpoint.details),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    if half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        unfit = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if unfit:
+            raise CheckpointError(f"{unfit[0]} holds values beyond float16; save this checkpoint in float32")
+    try:
+        save_file(state, path, metadata={_HEADER_KEY: json.dumps(header)})
+    except (OSError, SafetensorError) as err:
+        raise CheckpointError(f"cannot write the checkpoint {path}: {err}") from err
+
+
+def load_checkpoint(name: str | Path) -> Checkpoint:
+    """Load a checkpoint by path, or the project's own by the word "demo".
+
+    Raises:
+        CheckpointError: missing, truncated, a torch pickle, another format, or tensors of another architecture.
+    """
+    path = checkpoint_path(name)
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as err:
+        raise CheckpointError(f"{path} is no complete safetensors file ({err}); copy or train it again") from err
+    header = _header(path, metadata)
+    model = _model(path, header, state)
+    return Checkpoint(model.eval(), float(header["threshold"]), header["details"])
+
+
+def checkpoint_path(name: str | Path) -> Path:
+    """Path of a checkpoint given by path or by the word "demo".
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    path = Path(name)
+    if str(name) == DEMO and not path.exists():
+        path = Path(str(resources.files("breastseg_export") / "demo.safetensors"))
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}; expected a .safetensors file of breastseg, or the word {DEMO!r}")
+    return path
+
+
+def _refuse_pickle(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(_PICKLE_STARTS):
+        raise CheckpointError(
+            f"{path} is a torch pickle, which can run code when it is loaded; convert it where you trust it: "
+            "state = torch.load(path, weights_only=True); model.load_state_dict(state); "
+            "breastseg_train.checkpoint.save_checkpoint(Checkpoint(model), Path('model.safetensors'))"
+        )
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        header = json.loads(metadata[_HEADER_KEY])
+        if header["format"] != FORMAT:
+            raise CheckpointError(f"{path} has the format {header['format']}, this version reads {FORMAT}; update breastseg")
+        return dict(header)
+    except (KeyError, ValueError, TypeError) as err:
+        raise CheckpointError(
+            f"{path} is safetensors but no breastseg checkpoint (no {_HEADER_KEY!r} entry in its header); "
+            "write it with breastseg_train.checkpoint.save_checkpoint"
+        ) from err
+
+
+def _model(path: Path, header: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> SegmentationModel:
+    try:
+        described = header["architecture"]
+        gabor = dict(described["gabor"], wavelengths_px=tuple(described["gabor"]["wavelengths_px"]))
+        architecture = Architecture(
+            encoder=described["encoder"],
+            decoder_channels=tuple(described["decoder_channels"]),
+            gabor=GaborParameters(**gabor),
+        )
+        model = SegmentationModel(architecture)
+        model.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError, BreastsegError) as err:
+        reason = str(err).splitlines()[0]
+        raise CheckpointError(
+            f"the tensors of {path} do not fit the architecture its header names ({reason}); it was saved for another encoder"
+        ) from err
+    return model

@@ -1,0 +1,92 @@
+"""What a training run is made of, and the presets: named configurations that can be run by their name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from breastseg_deploy.errors import ContractError
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that decides the outcome of a run apart from the data; stored whole in the run folder.
+
+    Attributes:
+        preset: the name it started from.
+        encoder: see `model.Architecture`.
+        decoder_channels: see `model.Architecture`.
+        crop_px: side of the square training crop; validation always sees whole frames.
+        batch_size: crops per step of the model, over all processes together.
+        accumulation: steps whose gradients are added up before the optimiser moves.
+        epochs: passes of as many crops as there are training frames.
+        validate_every_epochs: validation is the dear part on a CPU.
+        lr_max: peak learning rate of OneCycleLR.
+        lr_min: learning rate at its start and end.
+        warmup_share: share of all steps on the way up.
+        weight_decay: of AdamW.
+        clip_norm: largest L2 norm of a gradient.
+        brightness_contrast: relative range of both; 0.2 draws factors from 0.8 to 1.2.
+        weighted_sampling: draw complex frames more often (`sampler`); otherwise every frame once an epoch.
+        batch_norm_momentum: share of the newest batch in the running statistics; None keeps the encoder's own, which in
+            EfficientNet is 0.01: right after ImageNet, too slow for a short run from random weights.
+        precision: of PyTorch Lightning, such as "32-true" or "bf16-mixed".
+        workers: loader processes; 0 loads in the training process.
+        seed: of the initial weights, the draws and the augmentation.
+    """
+
+    preset: str
+    encoder: str = "efficientnet-b7"
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    crop_px: int = 512
+    batch_size: int = 4
+    accumulation: int = 2
+    epochs: int = 200
+    validate_every_epochs: int = 1
+    lr_max: float = 3e-4
+    lr_min: float = 3e-7
+    warmup_share: float = 0.1
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.5
+    brightness_contrast: float = 0.2
+    weighted_sampling: bool = True
+    batch_norm_momentum: float | None = None
+    precision: str = "bf16-mixed"
+    workers: int = 4
+    seed: int = 0
+
+
+PRESETS = {
+    preset.preset: preset
+    for preset in (
+        # Sections III E to III H of the paper: these are the defaults of Configuration.
+        Configuration("paper"),
+        # A model small enough to ship, trained from random weights in an hour on two CPU cores.
+        Configuration(
+            "demo",
+            encoder="efficientnet-b0",
+            decoder_channels=(96, 64, 48, 32, 16),
+            crop_px=192,
+            batch_size=8,
+            accumulation=1,
+            epochs=30,
+            validate_every_epochs=3,
+            lr_max=2e-3,
+            lr_min=2e-6,
+            brightness_contrast=0.5,
+            batch_norm_momentum=0.1,
+            precision="32-true",
+            workers=1,
+        ),
+    )
+}
+
+
+def preset_configuration(name: str) -> Configuration:
+    """The preset of that name.
+
+    Raises:
+        ContractError: there is none.
+    """
+    if name not in PRESETS:
+        raise ContractError(f"there is no preset {name!r}; choose one of {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]

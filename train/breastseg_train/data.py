@@ -1,0 +1,161 @@
+"""The data set on disk: DATA/SPLIT/images/NAME.png with DATA/SPLIT/masks/NAME.png, checked whole before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.contract import SIDE_MULTIPLE_PX
+from breastseg_deploy.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+MASK_VALUES = {0, 1, 255}
+"""0 is background; 1 or 255 is cell."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame with its mask.
+
+    Attributes:
+        name: file name of the frame without its suffix.
+        split: folder it came from.
+        image: path of the frame, 8-bit grey or RGB.
+        mask: path of the mask.
+        sha256: hash of the frame's pixels and the mask's foreground, not of the files: it survives another compression.
+    """
+
+    name: str
+    split: str
+    image: Path
+    mask: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The checked splits of a data set, each sorted by name."""
+
+    root: Path
+    splits: Mapping[str, tuple[Sample, ...]]
+
+    def samples(self, names: Iterable[str]) -> tuple[Sample, ...]:
+        """The samples of several splits, one split after the other."""
+        return tuple(sample for name in names for sample in self.splits[name])
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the content of every sample and the split it lies in."""
+        lines = [f"{split}/{sample.name} {sample.sha256}" for split in sorted(self.splits) for sample in self.splits[split]]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_data_set(root: Path, splits: Iterable[str], min_side_px: int = SIDE_MULTIPLE_PX) -> DataSet:
+    """Read and check every frame and mask of the named splits.
+
+    Args:
+        root: folder with one folder per split.
+        splits: which splits are needed.
+        min_side_px: shortest side that a frame may have, such as the training crop.
+
+    Raises:
+        DataError: with all problems of all splits: no such split, a frame without mask, a mask without frame, two frames
+            of one name, unreadable files, sizes that differ or do not suit the network, masks with values other than 0
+            and 1 or 255, the same frame in two splits.
+    """
+    problems: list[str] = []
+    found = {split: tuple(_samples(root / split, min_side_px, problems)) for split in splits}
+    by_pixels: dict[str, list[Sample]] = defaultdict(list)
+    for samples in found.values():
+        for sample in samples:
+            by_pixels[sample.sha256].append(sample)
+    for same in by_pixels.values():
+        if len({sample.split for sample in same}) > 1:
+            places = " and ".join(f"{sample.split}/{sample.name}" for sample in same)
+            problems.append(f"{places}: the same frame in several splits; keep it in one")
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise DataError(f"the data set {root} has {len(problems)} problem(s); mend them all, then start again:\n{listed}")
+    return DataSet(root, found)
+
+
+def read_frame(path: Path) -> NDArray[np.uint8]:
+    """A frame as (H, W, 3) uint8 RGB; a grey one is repeated to three channels.
+
+    Raises:
+        DataError: unreadable, or not 8-bit grey or RGB.
+    """
+    pixels = _read(path)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise DataError(f"{path}: a frame must be 8-bit grey or RGB, got {pixels.dtype} {pixels.shape}; convert it first")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """A mask as (H, W) uint8, 0 and 1.
+
+    Raises:
+        DataError: unreadable, more than one channel, or values other than 0 and 1 or 255.
+    """
+    pixels = _read(path)
+    if pixels.ndim != 2:
+        raise DataError(f"{path}: a mask must have one channel, got the shape {pixels.shape}; convert it to grey first")
+    other = sorted(set(np.unique(pixels).tolist()) - MASK_VALUES)
+    if other:
+        raise DataError(f"{path}: a mask holds 0 and 1, or 0 and 255, got {other[:5]}; threshold it first")
+    return (pixels > 0).astype(np.uint8)
+
+
+def _read(path: Path) -> NDArray[Any]:
+    try:
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error) as err:
+        raise DataError(f"{path}: cannot be read ({err}); copy it again") from err
+    if pixels is None:
+        raise DataError(f"{path}: cannot be read as an image; copy it again")
+    return np.asarray(pixels)
+
+
+def _samples(folder: Path, min_side_px: int, problems: list[str]) -> Iterable[Sample]:
+    images = _by_name(folder / "images", problems)
+    masks = _by_name(folder / "masks", problems)
+    problems += [f"{path}: has no mask of that name in {folder / 'masks'}" for name, path in images.items() if name not in masks]
+    problems += [f"{path}: has no frame of that name in {folder / 'images'}" for name, path in masks.items() if name not in images]
+    for name in sorted(images.keys() & masks.keys()):
+        try:
+            frame, mask = read_frame(images[name]), read_mask(masks[name])
+        except DataError as err:
+            problems.append(str(err))
+            continue
+        height, width = frame.shape[:2]
+        if mask.shape != (height, width):
+            problems.append(f"{masks[name]}: {mask.shape[0]} x {mask.shape[1]} px, but its frame has {height} x {width}")
+        if height % SIDE_MULTIPLE_PX or width % SIDE_MULTIPLE_PX or min(height, width) < min_side_px:
+            problems.append(
+                f"{images[name]}: {height} x {width} px; each side must be a multiple of {SIDE_MULTIPLE_PX} "
+                f"and at least {min_side_px}: crop it"
+            )
+        digest = hashlib.sha256(f"{frame.shape}".encode() + frame.tobytes() + mask.tobytes()).hexdigest()
+        yield Sample(name, folder.name, images[name], masks[name], digest)
+
+
+def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
+    """The images of a folder by file name without suffix."""
+    found: dict[str, Path] = {}
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in files:
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem in found:
+            problems.append(f"{path}: {found[path.stem].name} has the same name; rename one")
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            found[path.stem] = path
+    if not found:
+        problems.append(f"{folder}: holds no images; expected files such as NAME.png")
+    return found

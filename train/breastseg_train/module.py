@@ -1,0 +1,89 @@
+"""The training of the model as a LightningModule: what happens in a step, how it is optimised, how it is validated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from breastseg_deploy.errors import TrainingError
+from breastseg_train.configuration import Configuration
+from breastseg_train.loss import combined_loss
+from breastseg_train.model import SegmentationModel
+from breastseg_train.validation import pixel_counts, validation_figures
+
+THRESHOLD = 0.5
+"""Probability from which a pixel is cell, in validation and in the checkpoints of a run."""
+
+
+class SegmentationTraining(lightning.LightningModule):
+    """Trains `model` as the configuration says; batches are (tensor, truth) of `frames`."""
+
+    def __init__(self, model: SegmentationModel, configuration: Configuration) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.configuration = configuration
+        self._counts: list[Tensor] = []
+        if configuration.batch_norm_momentum is not None:
+            for layer in model.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.momentum = configuration.batch_norm_momentum
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Logits (N, 1, H, W) of a (N, 4, H, W) tensor."""
+        logits: Tensor = self.model(tensor.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's dropout from seed, epoch and rank, so that a resumed run repeats an uninterrupted one."""
+        torch.manual_seed(self.configuration.seed + 1_000_003 * self.current_epoch + self.global_rank)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """The loss of one batch.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
+        tensor, truth = batch
+        loss = combined_loss(self(tensor), truth)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch}; the last checkpoint stays usable: "
+                "start again from it with a lower learning rate or in 32-true precision"
+            )
+        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(truth), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """Count the right and wrong pixels of whole frames."""
+        tensor, truth = batch
+        logits = self(tensor)
+        self.log("val_loss", combined_loss(logits, truth), on_epoch=True, batch_size=len(truth), sync_dist=True)
+        self._counts.append(pixel_counts(torch.sigmoid(logits.float()) >= THRESHOLD, truth))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of the epoch as `val_...`."""
+        counts = torch.cat(self._counts)
+        self._counts.clear()
+        if self.trainer.world_size > 1:
+            counts = self.all_gather(counts).flatten(0, 1)  # type: ignore[union-attr]
+        self.log_dict({f"val_{name}": value for name, value in validation_figures(counts).items()})
+
+    def configure_optimizers(self) -> Any:
+        """AdamW under OneCycleLR: lr_min to lr_max over the warm-up, then back to lr_min; paper section III F."""
+        c = self.configuration
+        optimizer = AdamW(self.model.parameters(), lr=c.lr_max, weight_decay=c.weight_decay)
+        schedule = OneCycleLR(
+            optimizer,
+            max_lr=c.lr_max,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=c.warmup_share,
+            div_factor=c.lr_max / c.lr_min,
+            final_div_factor=1.0,
+            cycle_momentum=False,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,44 @@
+"""Figures of a validation epoch from per-frame pixel counts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pixel_counts(mask: Tensor, truth: Tensor) -> Tensor:
+    """True positives, false positives and false negatives of each frame.
+
+    Args:
+        mask: (N, 1, H, W) bool.
+        truth: (N, 1, H, W), 0 and 1.
+
+    Returns:
+        (N, 3) int64.
+    """
+    predicted, expected = mask.flatten(1), truth.flatten(1) > 0
+    true_positive = (predicted & expected).sum(1)
+    return torch.stack([true_positive, predicted.sum(1) - true_positive, expected.sum(1) - true_positive], dim=1)
+
+
+def validation_figures(counts: Tensor) -> dict[str, float]:
+    """Mean figures over the frames of an epoch.
+
+    Args:
+        counts: (N, 3) from `pixel_counts`, all frames together, N >= 1.
+
+    Returns:
+        `dice`: over all frames, 1 for an empty pair by convention; `dice_with_cells` and `iou_with_cells`: over frames
+        with cells in truth; `false_positive_rate`: share of empty frames with any predicted pixel. NaN where no such
+        frame exists.
+    """
+    true_positive, false_positive, false_negative = counts.double().unbind(1)
+    union = true_positive + false_positive + false_negative
+    dice = torch.where(union > 0, 2 * true_positive / (union + true_positive), 1.0)
+    with_cells = true_positive + false_negative > 0
+    return {
+        "dice": float(dice.mean()),
+        "dice_with_cells": float(dice[with_cells].mean()),
+        "iou_with_cells": float((true_positive / union)[with_cells].mean()),
+        "false_positive_rate": float((false_positive[~with_cells] > 0).double().mean()),
+    }
