@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.errors import BundleError
+from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
+from breastseg_deploy.errors import BundleError, ContractError
 from breastseg_deploy.gabor import bank_sha256
 from breastseg_deploy.manifest import FileEntry, Manifest, parse_manifest
 
@@ -52,11 +53,11 @@ class Bundle:
         """Open a bundle and check every file of its manifest.
 
         Raises:
-            BundleError: missing folder or file, another size or hash, another schema, or a Gabor bank that this
-                version would compute differently.
+            BundleError: missing folder or file, another size or hash, another schema, a Gabor bank that this
+                version would compute differently, or a normalisation that it does not know.
         """
         folder = Path(path)
-        if not folder.is_dir():
+        if not _is_folder(folder):
             raise BundleError(f"no bundle at {folder}: expected a folder made by breastseg-export")
         bundle = cls(folder, parse_manifest(_read_text(folder / MANIFEST), str(folder / MANIFEST)))
         for name, entry in bundle.manifest.files.items():
@@ -64,11 +65,7 @@ class Bundle:
         needed = {MODEL, *bundle.manifest.goldens} - bundle.manifest.files.keys()
         if needed:
             raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
-        if bank_sha256(bundle.manifest.gabor.parameters()) != bundle.manifest.gabor.sha256:
-            raise BundleError(
-                f"{folder} was exported with another Gabor bank than this version computes from its parameters; "
-                "use the version named under built_with, or export it again"
-            )
+        bundle._check_preprocessing()
         return bundle
 
     def read(self, name: str) -> bytes:
@@ -79,7 +76,10 @@ class Bundle:
         """
         entry = self.manifest.files.get(name)
         if entry is None:
-            raise BundleError(f"{self.path} holds no {name}; it was exported with --precision {self.manifest.precision}")
+            raise BundleError(
+                f"{self.path} holds no {name}: it was exported with --precision {self.manifest.precision}; "
+                "export it again"
+            )
         try:
             content = (self.path / name).read_bytes()
         except OSError as err:
@@ -91,20 +91,48 @@ class Bundle:
         """The golden frames, in the manifest's order.
 
         Raises:
-            BundleError: a golden cannot be read or has another size than the frame contract.
+            BundleError: a golden cannot be read, has another size than the frame contract, or a mask that is not its
+                own probability at the manifest's threshold.
         """
         return [self._golden(name) for name in self.manifest.goldens]
 
     def _golden(self, name: str) -> Golden:
+        content = self.read(name)
         try:
-            with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 golden = Golden(name, arrays["frame"], arrays["probability"], arrays["mask"])
-        except (ValueError, KeyError, OSError) as err:
+        except Exception as err:  # NumPy, zipfile and zlib raise a dozen unrelated types on a damaged archive
             raise BundleError(f"{self.path / name} is no golden frame ({err}); export the bundle again") from err
         size = self.manifest.frame.size_px
         if golden.frame.shape != (*size, 3) or golden.probability.shape != size or golden.mask.shape != size:
             raise BundleError(f"{self.path / name} is not of the bundle's frame size {size}; export the bundle again")
+        dtypes = [array.dtype.name for array in (golden.frame, golden.probability, golden.mask)]
+        if dtypes != ["uint8", "float32", "uint8"] or not np.isfinite(golden.probability).all():
+            raise BundleError(f"{self.path / name} must hold uint8, finite float32 and uint8; export the bundle again")
+        if not np.array_equal(golden.mask, golden.probability >= self.manifest.threshold):
+            raise BundleError(
+                f"{self.path / name} holds a mask that is not its probability at the threshold "
+                f"{self.manifest.threshold} of the manifest: one of them was altered; export the bundle again"
+            )
         return golden
+
+    def _check_preprocessing(self) -> None:
+        """Refuse a manifest whose preprocessing is not the one that this version computes."""
+        gabor, normalisation = self.manifest.gabor, self.manifest.normalisation
+        try:
+            bank = bank_sha256(gabor.parameters())
+        except ContractError as err:
+            raise BundleError(f"{self.path / MANIFEST}: {err}; copy the bundle again or export it again") from err
+        if bank != gabor.sha256:
+            raise BundleError(
+                f"{self.path} was exported with another Gabor bank than this version computes from its parameters; "
+                "use the version named under built_with, or export it again"
+            )
+        if (normalisation.mean, normalisation.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            raise BundleError(
+                f"{self.path} asks for the normalisation {normalisation.mean}, {normalisation.std}, this version knows "
+                f"{IMAGENET_MEAN}, {IMAGENET_STD}; use the version named under built_with, or export it again"
+            )
 
 
 def golden_bytes(golden: Golden) -> bytes:
@@ -122,6 +150,8 @@ def file_entry(path: Path) -> FileEntry:
 def _fingerprint(path: Path) -> FileEntry:
     digest, size = hashlib.sha256(), 0
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
+            raise BundleError(f"{path} is no regular file; copy the bundle again")
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
@@ -136,6 +166,13 @@ def _check(path: Path, found: FileEntry, expected: FileEntry) -> None:
         raise BundleError(f"{path} has {found.bytes} bytes, its manifest says {expected.bytes}; copy the bundle again")
     if found.sha256 != expected.sha256:
         raise BundleError(f"{path} was altered: its SHA-256 is not the one in the manifest; copy the bundle again")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no permission to look, or a name that is too long
+        return False
 
 
 def _read_text(path: Path) -> str:

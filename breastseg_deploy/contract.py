@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -38,22 +39,22 @@ def rgb_batch(
 
     Raises:
         FrameError: another dtype, size or channel count; NaN; values beyond the declared range; an empty batch; a
-            bit depth or full scale that does not belong to the dtype.
+            bit depth or full scale that does not belong to the dtype; a masked array, whose mask would be lost.
     """
-    if not isinstance(frames, np.ndarray):
-        raise FrameError(f"frames must be a NumPy array, got {type(frames).__name__}; use numpy.asarray first")
-    batch = _with_batch_and_channels(frames, size_px)
-    if batch.dtype == np.uint8:
-        if bit_depth not in (None, 8) or full_scale is not None:
-            raise FrameError("uint8 frames already have their range; leave bit_depth and full_scale away")
-        eight_bit: NDArray[np.uint8] = batch
-    elif batch.dtype == np.uint16:
-        eight_bit = _from_uint16(batch, bit_depth)
-    elif np.issubdtype(batch.dtype, np.floating):
-        eight_bit = _from_float(batch, full_scale)
+    if not isinstance(frames, np.ndarray) or isinstance(frames, np.ma.MaskedArray):
+        raise FrameError(f"frames must be a plain NumPy array, got {type(frames).__name__}; use numpy.asarray first")
+    batch = _with_batch_and_channels(np.asarray(frames), size_px)
+    native = batch.dtype.newbyteorder("=")  # TIFF readers hand out big-endian arrays; the values are the same
+    if native == np.uint8:
+        eight_bit = _from_uint8(batch, bit_depth, full_scale)
+    elif native == np.uint16:
+        eight_bit = _from_uint16(batch, bit_depth, full_scale)
+    elif np.issubdtype(native, np.floating):
+        eight_bit = _from_float(batch, bit_depth, full_scale)
     else:
         raise FrameError(
-            f"frames must be uint8, uint16 with bit_depth, or floating point with full_scale, got {batch.dtype}"
+            f"frames must be uint8, uint16 with bit_depth, or floating point with full_scale, got {batch.dtype}; "
+            "convert them without scaling"
         )
     if eight_bit.shape[-1] == 1:
         eight_bit = np.repeat(eight_bit, 3, axis=-1)
@@ -91,35 +92,62 @@ def _with_batch_and_channels(frames: NDArray[Any], size_px: tuple[int, int]) -> 
         return frames[:, :, :, np.newaxis]
     if len(shape) == 4 and shape[1:3] == size_px and shape[3] in (1, 3) and shape[0] > 0:
         return frames
-    height, width = size_px
     raise FrameError(
-        f"frames must be ({height}, {width}) grey or ({height}, {width}, 3) RGB, or a batch of those, got shape {shape}; "
-        "frames are never resized here: crop them, or export the model for this size (breastseg-export --size)"
+        f"frames must be {size_px} grey or {(*size_px, 3)} RGB, or a batch of those, got shape {shape}; "
+        + _remedy(shape, size_px)
     )
 
 
-def _from_uint16(batch: NDArray[np.uint16], bit_depth: int | None) -> NDArray[np.uint8]:
+def _remedy(shape: tuple[int, ...], size_px: tuple[int, int]) -> str:
+    if 0 in shape:
+        return "there is no frame in it: check where it was read"
+    if shape[:2] == size_px or (len(shape) == 4 and shape[1:3] == size_px):
+        return "keep one channel, or R, G and B without alpha"
+    return "frames are never resized here: crop them, or export the model for this size (breastseg-export --size)"
+
+
+def _from_uint8(batch: NDArray[np.uint8], bit_depth: int | None, full_scale: float | None) -> NDArray[np.uint8]:
+    if bit_depth not in (None, 8) or full_scale is not None:
+        raise FrameError(
+            f"uint8 frames have 8 bits and white at 255, got bit_depth {bit_depth} and full_scale {full_scale}; "
+            "leave both away"
+        )
+    return batch
+
+
+def _from_uint16(batch: NDArray[np.uint16], bit_depth: int | None, full_scale: float | None) -> NDArray[np.uint8]:
     if bit_depth is None or not 9 <= bit_depth <= 16:
         raise FrameError(
-            f"uint16 frames need the scanner's bit_depth (9 to 16), got {bit_depth}; their range is never guessed"
+            f"uint16 frames need the scanner's bit_depth (9 to 16), got {bit_depth}; their range is never guessed: "
+            "pass bit_depth=, or --bit-depth on the command line"
+        )
+    if full_scale is not None:
+        raise FrameError(
+            f"uint16 frames have a bit_depth, not a full_scale, got full_scale {full_scale}; leave it away"
         )
     white = 2**bit_depth - 1
     brightest = int(batch.max())
     if brightest > white:
         raise FrameError(f"frames declared {bit_depth}-bit hold the value {brightest}, over {white}; check bit_depth")
-    return ((batch.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return np.asarray((batch.astype(np.uint32) * 255 + white // 2) // white, np.uint8)
 
 
-def _from_float(batch: NDArray[Any], full_scale: float | None) -> NDArray[np.uint8]:
+def _from_float(batch: NDArray[Any], bit_depth: int | None, full_scale: float | None) -> NDArray[np.uint8]:
     unusable = int(batch.size - np.count_nonzero(np.isfinite(batch)))
     if unusable:
-        raise FrameError(f"floating-point frames must be finite, got {unusable} NaN or infinite values")
-    if full_scale is None or not full_scale > 0:
+        raise FrameError(
+            f"floating-point frames must be finite, got {unusable} NaN or infinite values; mend them where they arise"
+        )
+    if full_scale is None or not 0 < full_scale < math.inf:
         raise FrameError(
             f"floating-point frames need full_scale, the value of white (such as 1.0), got {full_scale}; "
             "their range is never guessed"
         )
+    if bit_depth is not None:
+        raise FrameError(
+            f"floating-point frames have a full_scale and no bit_depth, got bit_depth {bit_depth}; leave it away"
+        )
     low, high = float(batch.min()), float(batch.max())
     if low < 0 or high > full_scale:
-        raise FrameError(f"floating-point frames must lie in [0, {full_scale:g}], got {low:g} to {high:g}")
-    return np.rint(batch * (255.0 / full_scale)).astype(np.uint8)
+        raise FrameError(f"floating-point frames must lie in [0, {full_scale}], got {low} to {high}; check full_scale")
+    return np.rint(batch.astype(np.float64) / full_scale * 255).astype(np.uint8)  # float16 itself would overflow

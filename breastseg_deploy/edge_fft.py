@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +68,14 @@ def _largest_response(
     seen: NDArray[np.float32], spectra: NDArray[np.complex64], own: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """Maximum over the bank for the `own` pixels of one tile, from the pixels that its kernels see."""
-    spectrum = np.zeros(spectra.shape[1:], np.complex64)  # zeros where no kept response looks: wrapping is harmless
+    # Zeros stand only where no kept response looks, so the transform's wrapping around is harmless.
+    spectrum: NDArray[Any] = np.zeros(spectra.shape[1:], np.complex64)
     spectrum[: seen.shape[0], : seen.shape[1]] = seen
     np.fft.fft(spectrum, axis=1, out=spectrum)
     np.fft.fft(spectrum, axis=0, out=spectrum)
     # Buffers are made once: fresh arrays for every filter cost more in page faults than the transforms do.
-    product, rows = np.empty_like(spectrum), np.empty((own[0], spectrum.shape[1]), spectrum.dtype)
+    product: NDArray[Any] = np.empty_like(spectrum)
+    rows: NDArray[Any] = np.empty((own[0], spectrum.shape[1]), spectrum.dtype)
     best = np.full((*own, 2), -np.inf, np.float32)  # running maxima of the two halves of the pairs
     for pair in spectra:
         np.multiply(spectrum, pair, out=product)

@@ -25,6 +25,4 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as err:
         if err.name is None or module.split(".")[0] != err.name.split(".")[0]:
             raise
-        raise MachineError(
-            f"{module} is needed here and not installed: pip install '{DISTRIBUTION}[{extra}]'"
-        ) from err
+        raise MachineError(f"{module} is needed here and not installed: pip install '{DISTRIBUTION}[{extra}]'") from err

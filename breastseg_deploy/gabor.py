@@ -8,6 +8,7 @@ held to `edge_channel_reference`.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +49,17 @@ class GaborParameters:
     zero_mean: bool = False
 
     def __post_init__(self) -> None:
+        numbers = (*self.wavelengths_px, self.sigma_px, self.gamma, self.psi_rad)
+        if not all(map(math.isfinite, numbers)):
+            raise ContractError(f"Gabor parameters must be finite, got {self}; the defaults are the paper's")
         if not self.wavelengths_px or any(not w > 2 for w in self.wavelengths_px):
             raise ContractError(f"each Gabor wavelength must be over 2 px (Nyquist), got {self.wavelengths_px}")
         if self.orientations < 1:
-            raise ContractError(f"a Gabor bank needs at least 1 orientation, got {self.orientations}")
+            raise ContractError(f"a Gabor bank needs at least 1 orientation, got {self.orientations}; the paper has 8")
         if not (self.sigma_px > 0 and self.gamma > 0):
-            raise ContractError(f"sigma_px and gamma must be positive, got {self.sigma_px} and {self.gamma}")
+            raise ContractError(
+                f"sigma_px and gamma must be positive, got {self.sigma_px} and {self.gamma}; the paper's are 5 and 0.5"
+            )
 
 
 def gabor_bank(parameters: GaborParameters | None = None) -> NDArray[np.float64]:

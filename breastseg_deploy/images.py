@@ -46,10 +46,11 @@ def read_frame(path: Path) -> NDArray[Any]:
     try:
         content = path.read_bytes()
     except OSError as err:
-        raise FrameError(f"cannot read {path}: {(err.strerror or str(err)).lower()}") from err
+        raise _unreadable(path, err) from err
     _refuse_truncated_jpeg(path, content)
     log_level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its complaint would stand beside ours, in other words
+    # Its own complaint would stand beside ours, in other words.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         decoded, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as err:
@@ -77,8 +78,11 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     mask = read_frame(path)
     values = np.unique(mask)
     if mask.ndim != 2 or not set(values.tolist()) <= {0, 1, 255} or {1, 255} <= set(values.tolist()):
-        raise FrameError(f"{path} must be a grey mask of 0 and 255 (or 0 and 1), got {mask.shape} with {len(values)} values")
-    return (mask != 0).astype(np.uint8)
+        raise FrameError(
+            f"{path} must be a grey mask of 0 and 255 (or 0 and 1), got shape {mask.shape} with {len(values)} values; "
+            "save it as a lossless grey PNG"
+        )
+    return np.asarray(mask != 0, np.uint8)
 
 
 def find_frames(places: Iterable[Path]) -> list[FrameFile]:
@@ -90,20 +94,12 @@ def find_frames(places: Iterable[Path]) -> list[FrameFile]:
         FrameError: a place that does not exist, a folder without frames, or two frames of one name (their masks would
             overwrite each other).
     """
-    frames: list[FrameFile] = []
-    for place in places:
-        if place.is_dir():
-            frames += _in_folder(place)
-        elif place.is_file():
-            frames.append(FrameFile(place))
-        else:
-            raise FrameError(f"there is no {place}; expected an image file or a folder of them")
-    seen: dict[str, Path] = {}
-    for frame in frames:
-        other = seen.setdefault(frame.name, frame.path)
-        if other != frame.path:
-            raise FrameError(f"{other} and {frame.path} would both become {frame.name}.png; give one another name")
-    return frames
+    seen: dict[str, FrameFile] = {}
+    for frame in (frame for place in places for frame in _in_place(place)):
+        other = seen.setdefault(frame.name, frame)
+        if other.path.resolve() != frame.path.resolve():  # one file that was named twice is one frame
+            raise FrameError(f"{other.path} and {frame.path} would both become {frame.name}.png; give one another name")
+    return list(seen.values())
 
 
 def png_bytes(image: NDArray[np.uint8]) -> bytes:
@@ -124,6 +120,17 @@ def overlay(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8
     return drawn
 
 
+def _in_place(place: Path) -> list[FrameFile]:
+    try:
+        if place.is_dir():
+            return _in_folder(place)
+        if place.is_file():
+            return [FrameFile(place)]
+    except OSError as err:
+        raise _unreadable(place, err) from err
+    raise FrameError(f"there is no {place}; expected an image file or a folder of them")
+
+
 def _in_folder(folder: Path) -> list[FrameFile]:
     images = folder / "images" if (folder / "images").is_dir() else folder
     masks = folder / "masks" if images != folder else None
@@ -142,6 +149,10 @@ def _refuse_truncated_jpeg(path: Path, content: bytes) -> None:
     """A JPEG cut short decodes without an error, its rest grey; its end marker after the last scan gives it away."""
     if content.startswith(b"\xff\xd8") and content.rfind(_JPEG_END) < content.rfind(_JPEG_SCAN):
         raise FrameError(f"{path} is cut short (no end marker after its last scan); copy it again")
+
+
+def _unreadable(path: Path, err: OSError) -> FrameError:
+    return FrameError(f"cannot read {path}: {(err.strerror or str(err)).lower()}; check its name and permissions")
 
 
 def _not_an_image(path: Path) -> FrameError:

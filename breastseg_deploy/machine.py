@@ -75,7 +75,8 @@ def _onnxruntime() -> Capability:
         return Capability("backend onnxruntime", "backend", False, "onnxruntime is not installed", _install("cpu"))
     if len(present) == 2:
         detail = f"{' and '.join(present)} overwrite each other's files"
-        return Capability("backend onnxruntime", "backend", False, detail, "pip uninstall onnxruntime onnxruntime-gpu, then one extra")
+        remedy = "pip uninstall onnxruntime onnxruntime-gpu, then one extra"
+        return Capability("backend onnxruntime", "backend", False, detail, remedy)
     try:
         import onnxruntime
     except ImportError as err:

@@ -77,9 +77,11 @@ class Parity(_Part):
     """Measured agreement of one artefact with the float32 PyTorch model, over `frames` frames from raw uint8.
 
     Dice figures compare masks, reference against artefact. `dice_change` is the mean over frames of the change of Dice
-    against the ground truth, None without ground truth. `frames_with_cells` counts frames whose reference is not empty.
+    against the ground truth, None without ground truth. `artefact` is the bundle's file, `engine` what ran it.
+    `frames_with_cells` counts frames whose reference is not empty.
     """
 
+    artefact: str
     engine: str
     frames: int
     frames_with_cells: int
@@ -110,7 +112,7 @@ class HalfPrecision(_Part):
 class Manifest(_Part):
     """The whole of `manifest.json`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     encoder: str
     decoder_channels: tuple[int, ...]
@@ -131,12 +133,23 @@ class Manifest(_Part):
     intended_use: str
     training: dict[str, Any]
 
+    def limits_of(self, artefact: str) -> ParityLimits:
+        """The limits that a file of the bundle had to meet when it was exported.
+
+        Raises:
+            BundleError: its parity was never measured.
+        """
+        for parity in self.parity:
+            if parity.artefact == artefact:
+                return parity.limits
+        raise BundleError(f"the manifest holds no parity of {artefact}; export the bundle again")
+
     @field_validator("files")
     @classmethod
     def _inside_the_bundle(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name:
+            if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name or ":" in name:
                 raise ValueError(f"file name {name!r} leads out of the bundle")
         return files
 
@@ -153,12 +166,14 @@ def parse_manifest(text: str, place: str) -> Manifest:
     """
     try:
         raw = json.loads(text)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise BundleError(f"{place} is no JSON ({err}); copy the bundle again or export it again") from err
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or "schema_version" not in raw:
+        raise BundleError(f"{place} must be a JSON object with a schema_version; it was not made by breastseg-export")
+    version = raw["schema_version"]
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{place} has schema version {version}, this version reads {SCHEMA_VERSION}; "
+            f"{place} has schema version {version!r}, this version reads {SCHEMA_VERSION}; "
             "update breastseg-deploy, or export the checkpoint again with this version"
         )
     try:

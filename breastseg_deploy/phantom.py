@@ -3,8 +3,8 @@
 A phantom is a test object in the sense of imaging quality assurance: it shows that a path from frame to mask works and
 keeps working. It is no tissue, and a figure measured on it says nothing about patients.
 
-Nuclei lie in rings (cut acini) and clusters on a dark, unevenly lit background; the optics blur them and the camera adds
-shot noise. As in the paper's data set (Table I), 60 % of the frames hold no cells.
+Nuclei lie in rings (cut acini) and clusters on a dark, unevenly lit background; the optics blur them and the camera
+adds shot noise. As in the paper's data set (Table I), 60 % of the frames hold no cells.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def phantom_frame(index: int, size_px: tuple[int, int] = (512, 512)) -> PhantomF
     """
     rng = np.random.default_rng([20_240_501, index, *size_px])
     light, mask = _background(rng, size_px), np.zeros(size_px, np.uint8)
-    if index % 5 in _WITH_CELLS_OF_FIVE:
+    while index % 5 in _WITH_CELLS_OF_FIVE and not mask.any():  # all nuclei can miss a very small frame
         for centre_yx, radii_px, turn_rad in _nuclei(rng, size_px):
             _draw_nucleus(rng, light, mask, centre_yx, radii_px, turn_rad)
     light = _blurred(light, _BLUR_SIGMA_PX)

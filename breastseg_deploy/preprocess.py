@@ -1,6 +1,7 @@
 """Preprocessing on the CPU: from 8-bit RGB frames to the network's normalised 4-channel tensor.
 
-This is the reference that GPU kernels and graphs reproduce, and what training itself uses, so that the two cannot differ.
+This is the reference that GPU kernels and graphs reproduce, and what training itself uses, so that the two cannot
+differ.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends import AUTO, Choice, Inference, choose
-from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.bundle import MODEL, Bundle
 from breastseg_deploy.contract import is_single_frame, rgb_batch
 from breastseg_deploy.errors import BackendError, ParityError
 from breastseg_deploy.manifest import Manifest
@@ -101,19 +101,15 @@ class Segmenter:
 
         Raises:
             FrameError: the frames break the contract; nothing was computed.
-            BackendError: the engine failed, its answer is not finite, or the Segmenter is closed.
+            BackendError: the engine failed, its answer is no probability (NaN, outside [0, 1], another shape), or the
+                Segmenter is closed.
         """
         started = time.perf_counter()
         rgb = rgb_batch(frames, self.manifest.frame.size_px, bit_depth=bit_depth, full_scale=full_scale)
         checked = time.perf_counter()
         inference = self._infer(rgb)
         inferred = time.perf_counter()
-        probability = inference.probability
-        if probability.shape != rgb.shape[:3] or not np.isfinite(probability).all():
-            raise BackendError(
-                f"{self.backend} gave {probability.shape} with values that are not finite or of the wrong shape; "
-                "no mask is returned: run `breastseg verify` on this bundle"
-            )
+        probability = inference.checked(rgb.shape[:3], self.backend).probability
         mask = (probability >= self.manifest.threshold).astype(np.uint8)
         if is_single_frame(frames.shape, self.manifest.frame.size_px):
             mask, probability = mask[0], probability[0]
@@ -130,8 +126,9 @@ class Segmenter:
         Raises:
             ParityError: a golden's mask Dice is under the limit of the manifest's float32 parity.
             BackendError: the engine failed.
+            BundleError: a golden is damaged, or the manifest holds no limit.
         """
-        limit = self.manifest.parity[0].limits.worst_dice
+        limit = self.manifest.limits_of(MODEL).worst_dice
         results = []
         for golden in self.bundle.goldens():
             answer = self(golden.frame)
@@ -141,8 +138,9 @@ class Segmenter:
             )
             if result.dice < limit:
                 raise ParityError(
-                    f"golden {golden.name} came out with Dice {result.dice:.6f} by {self.backend}, the limit is {limit}; "
-                    "do not use this bundle on this machine: run `breastseg doctor` and export again"
+                    f"golden {golden.name} came out with Dice {result.dice:.6f} by {self.backend}, "
+                    f"the limit is {limit}; do not use this bundle on this machine: run `breastseg doctor` and "
+                    "export again"
                 )
             results.append(result)
         return results

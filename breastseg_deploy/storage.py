@@ -40,11 +40,11 @@ def check_output_folder(path: Path, *, force: bool) -> None:
     """
     try:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
-            raise OutputError(f"{path} must be a folder or not exist yet; choose another --output")
+            raise OutputError(f"{path} must be a folder or not exist yet, got a file or link; choose another --output")
         if path.is_dir() and any(path.iterdir()) and not force:
             raise OutputError(f"the output folder {path} is not empty; empty it, choose another, or pass --force")
     except OSError as err:
-        raise OutputError(f"cannot look into {path}: {_reason(err)}") from err
+        raise OutputError(f"cannot look into {path}: {_reason(err)}; choose another --output") from err
 
 
 @contextmanager
@@ -54,16 +54,20 @@ def folder_written_whole(path: Path, *, force: bool) -> Iterator[Path]:
     With an error, or Ctrl-C, the unfinished folder goes away and whatever stood at `path` stays as it was.
 
     Raises:
-        OutputError: see `check_output_folder`; no permission, no space.
+        OutputError: see `check_output_folder`; no permission, no space; the working folder or one that holds it;
+            without `force`, another process that put something there in the meantime.
     """
     check_output_folder(path, force=force)
-    place = path.absolute()
+    place = path.resolve()
+    if place in (Path.cwd(), *Path.cwd().parents):
+        raise OutputError(f"{path} is the working folder or holds it and cannot be replaced; choose a folder inside it")
     unfinished = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
     try:
         try:
             unfinished.mkdir(parents=True)
             yield unfinished
-            _replace_folder(unfinished, place)
+            check_output_folder(path, force=force)  # once more: another process may have been faster
+            _replace_folder(unfinished, place, force=force)
         except OSError as err:
             raise OutputError(f"cannot write {path}: {_reason(err)}; nothing was left half-written") from err
     finally:
@@ -79,22 +83,28 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise OutputError(f"cannot make the folder {path}: {_reason(err)}") from err
+        raise OutputError(f"cannot make the folder {path}: {_reason(err)}; choose another --output") from err
 
 
-def _replace_folder(new: Path, place: Path) -> None:
+def _replace_folder(new: Path, place: Path, *, force: bool) -> None:
     """Rename `new` to `place`; what stood there goes away only after the new folder is in its place."""
-    if not place.exists():
+    if not (force and place.exists()):
+        with suppress(OSError):
+            place.rmdir()  # an empty folder; one that was filled a moment ago stays and lets the renaming fail
         new.rename(place)
         return
     old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
-    place.rename(old)
     try:
+        place.rename(old)
         new.rename(place)
-    except OSError:
-        old.rename(place)
+    except BaseException:  # Ctrl-C as well
+        if not place.exists():
+            with suppress(OSError):
+                old.rename(place)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if place.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _reason(err: OSError) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from breastseg_deploy.backends import Backend
 from breastseg_deploy.backends.onnxruntime_cpu import NetworkOnCpu
@@ -46,9 +47,9 @@ def check_frames(
 ) -> FrameCheck:
     """Segment frames by two ways through the bundle and compare the masks; measure Dice where there is ground truth.
 
-    The served backend runs `model.onnx`, whose graph holds the preprocessing; the other way is `network.fp16.onnx` behind
-    the NumPy preprocessing. They share neither code nor precision, so agreement is evidence for both. A bundle without
-    the float16 network is measured against the ground truth only.
+    The served backend runs `model.onnx`, whose graph holds the preprocessing; the other way is `network.fp16.onnx`
+    behind the NumPy preprocessing. They share neither code nor precision, so agreement is evidence for both. A bundle
+    without the float16 network is measured against the ground truth only.
 
     Raises:
         FrameError: a frame cannot be read or breaks the contract.
@@ -81,14 +82,15 @@ def check_frames(
     )
 
 
-def _mask(backend: Backend, rgb: np.ndarray, threshold: float) -> np.ndarray:
-    return np.asarray(backend.infer(rgb).probability[0] >= threshold)
+def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
+    inference = backend.infer(rgb).checked(rgb.shape[:3], NETWORK_FP16)
+    return np.asarray(inference.probability[0] >= threshold)
 
 
 def _hold_to_limits(segment: Segmenter, agreement: list[float]) -> None:
     if not agreement:
         return
-    limits = segment.manifest.parity[-1].limits  # of the float16 network
+    limits = segment.manifest.limits_of(NETWORK_FP16)
     worst, mean = min(agreement), float(np.mean(agreement))
     if worst < limits.worst_dice or mean < limits.mean_dice:
         raise ParityError(

@@ -14,6 +14,9 @@ from breastseg_deploy.errors import BackendError
 
 AUTO = "auto"
 
+_SIGMOID_SLACK = 1e-6
+"""How far an engine's approximation of the sigmoid may leave [0, 1] by rounding."""
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -26,6 +29,28 @@ class Inference:
 
     probability: NDArray[np.float32]
     seconds: Mapping[str, float]
+
+    def checked(self, shape: tuple[int, ...], backend: str) -> Inference:
+        """Itself, where its probabilities can be stood for.
+
+        Args:
+            shape: (N, H, W) that was asked for.
+            backend: who computed it, for the message.
+
+        Raises:
+            BackendError: another shape or dtype, NaN, or values outside [0, 1].
+        """
+        found = self.probability
+        if found.shape != shape or found.dtype != np.float32:
+            came = f"{found.dtype} {found.shape}"
+        elif not (found.min() >= -_SIGMOID_SLACK and found.max() <= 1 + _SIGMOID_SLACK):  # false for NaN, too
+            came = f"values from {found.min()} to {found.max()}"
+        else:
+            return self
+        raise BackendError(
+            f"{backend} must give float32 {shape} in [0, 1], got {came}; no mask is returned: "
+            "run `breastseg verify` on this bundle"
+        )
 
 
 class Backend(Protocol):
@@ -72,5 +97,5 @@ def choose(bundle: Bundle, name: str) -> Choice:
         first = next(iter(LOADERS))
         return Choice(first, f"{first}: the only backend of this version", LOADERS[first](bundle))
     if name not in LOADERS:
-        raise BackendError(f"no backend {name!r}; there are {', '.join([AUTO, *LOADERS])}")
+        raise BackendError(f"no backend {name!r}; choose one of {', '.join([AUTO, *LOADERS])}")
     return Choice(name, f"{name}: asked for by name", LOADERS[name](bundle))

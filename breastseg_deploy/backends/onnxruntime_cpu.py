@@ -31,8 +31,8 @@ class OnnxRuntimeCpu:
     def infer(self, rgb: NDArray[np.uint8]) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
         started = time.perf_counter()
-        probability = _run_session(self._session, rgb)
-        return Inference(probability[:, 0], {"preprocess and network": time.perf_counter() - started})
+        probability = _run_session(self._session, rgb, rgb.shape[:3])
+        return Inference(probability, {"preprocess and network": time.perf_counter() - started})
 
     def close(self) -> None:
         """Drop the session."""
@@ -57,9 +57,9 @@ class NetworkOnCpu:
         started = time.perf_counter()
         tensor = network_input(rgb, self._gabor).astype(np.float16)
         preprocessed = time.perf_counter()
-        logits = _run_session(self._session, tensor)
+        logits = _run_session(self._session, tensor, rgb.shape[:3])
         seconds = {"preprocess": preprocessed - started, "network": time.perf_counter() - preprocessed}
-        return Inference(_sigmoid(logits[:, 0]), seconds)
+        return Inference(_sigmoid(logits), seconds)
 
     def close(self) -> None:
         """Drop the session."""
@@ -76,15 +76,32 @@ def _open_session(bundle: Bundle, name: str) -> Any:
     except BreastsegError:
         raise
     except Exception as err:  # onnxruntime's errors share no base class
-        raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {bundle.path / name}: {err}") from err
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} cannot load {bundle.path / name}: {_one_line(err)}; "
+            "use the version named under built_with in its manifest, or export it again"
+        ) from err
 
 
-def _run_session(session: Any, batch: NDArray[Any]) -> NDArray[np.float32]:
+def _run_session(session: Any, batch: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The session's only output (N, 1, H, W) as (N, H, W); `shape` is what that must be."""
     try:
         (result,) = session.run(None, {session.get_inputs()[0].name: batch})
     except Exception as err:  # onnxruntime's errors share no base class
-        raise BackendError(f"ONNX Runtime failed on a batch of {len(batch)} frames: {err}") from err
-    return np.asarray(result)
+        raise BackendError(
+            f"ONNX Runtime failed on a batch of {len(batch)} frames: {_one_line(err)}; "
+            "try fewer frames at once, then run `breastseg verify` on this bundle"
+        ) from err
+    answer = np.asarray(result)
+    if answer.shape != (shape[0], 1, *shape[1:]):
+        raise BackendError(
+            f"the bundle's network must answer with (N, 1, H, W) = {(shape[0], 1, *shape[1:])}, got {answer.shape}; "
+            "no mask is returned: export it again"
+        )
+    return answer[:, 0]
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,11 @@ from breastseg_deploy.errors import BreastsegError
 
 EXIT_INTERRUPTED = 130
 """What shells report for a process ended by Ctrl-C (128 + SIGINT)."""
+EXIT_CLOSED_PIPE = 141
+"""The same for a process whose reader went away, as in `breastseg inspect B | head -1` (128 + SIGPIPE)."""
+
+BIT_DEPTHS = range(9, 17)
+BIT_DEPTH_HELP = "bits that 16-bit frames use (9 to 16)"
 
 
 @dataclass(frozen=True)
@@ -36,15 +43,35 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     With `--json`, the error is also the JSON object on stdout, so that a script always finds one there.
     """
     try:
-        return command.run(arguments)
+        code = command.run(arguments)
+        sys.stdout.flush()
+        return code
     except BreastsegError as err:
-        print(f"error: {err}", file=sys.stderr)
-        if getattr(arguments, "json", False):
-            print_json({"error": str(err), "kind": type(err).__name__})
-        return err.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: what was finished is kept, nothing is half-written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _fail(arguments, err, str(err), err.exit_code)
+    except KeyboardInterrupt as err:
+        return _fail(
+            arguments, err, "interrupted; what was finished is kept, nothing is half-written", EXIT_INTERRUPTED
+        )
+    except BrokenPipeError:
+        _drop_stdout()
+        return EXIT_CLOSED_PIPE
+    except OSError as err:  # such as a full disk behind stdout
+        _drop_stdout()
+        print(f"error: the operating system refused: {err}; check space and permissions", file=sys.stderr)
+        return 1
+
+
+def _fail(arguments: argparse.Namespace, err: BaseException, message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if getattr(arguments, "json", False):
+        print_json({"error": message, "kind": type(err).__name__})
+    return code
+
+
+def _drop_stdout() -> None:
+    """Send what is left in the buffer nowhere, or the interpreter would complain about it once more as it ends."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(result: dict[str, Any]) -> None:

@@ -36,9 +36,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if manifest.half is not None:
         half = manifest.half
         rows.append(("float32 islands", f"{len(half.fp32_islands)} nodes"))
-        rows.append(("largest activation", f"{half.largest_activation:.1f} at {half.largest_activation_layer} (limit 65504)"))
+        peak = f"{half.largest_activation:.1f} at {half.largest_activation_layer} (limit 65504)"
+        rows.append(("largest activation", peak))
     for parity in manifest.parity:
-        rows.append(("parity", f"{parity.engine}: worst Dice {parity.worst_dice:.6f}, mean {parity.mean_dice:.6f}"))
+        figures = f"worst Dice {parity.worst_dice:.6f}, mean {parity.mean_dice:.6f}"
+        rows.append(("parity", f"{parity.artefact} in {parity.engine}: {figures}"))
     rows.append(("measured on", manifest.parity_frames))
     rows += [("file", f"{name}, {entry.bytes:,} bytes, all hashes match") for name, entry in manifest.files.items()]
     for key, value in rows:

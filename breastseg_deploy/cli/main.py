@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `breastseg`; returns the exit code (0 done, 1 bad input, 2 usage, 3 parity, 4 machine)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    parser = argparse.ArgumentParser(prog="breastseg", description="Breast-cell segmentation, from training to scanner.")
+    parser = argparse.ArgumentParser(
+        prog="breastseg", description="Breast-cell segmentation, from training to scanner."
+    )
     parser.add_argument("--version", action="version", version=f"breastseg {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands: dict[str, Command] = {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from breastseg_deploy.cli.command import Command, print_json
+from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 
 if TYPE_CHECKING:
     from breastseg_deploy.images import FrameFile
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="a folder made by breastseg-export")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|DIR", help="PNG, TIFF or JPEG frames, or folders")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|DIR", help="PNG, TIFF, JPEG, or folders of them")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="masks go to DIR/NAME.png, 0 and 255")
     parser.add_argument("--overlay", action="store_true", help="also DIR/NAME.overlay.png: the frame and the outline")
-    parser.add_argument("--bit-depth", type=int, metavar="N", help="bits that 16-bit frames use (9 to 16)")
+    parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
     parser.add_argument("--backend", default="auto", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="write into an output folder that is not empty")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -30,13 +30,14 @@ def _run(arguments: argparse.Namespace) -> int:
     """Segment every frame; one that fails is reported at the end and the others are done all the same."""
     from tqdm import tqdm
 
-    from breastseg_deploy.errors import FrameError
+    from breastseg_deploy.errors import BackendError, FrameError
     from breastseg_deploy.images import find_frames
     from breastseg_deploy.segmenter import Segmenter
     from breastseg_deploy.storage import check_output_folder, make_folder
 
     files = find_frames(arguments.images)
     check_output_folder(arguments.output, force=arguments.force)
+    _refuse_overwriting(files, arguments)
     done: list[dict[str, object]] = []
     failed: list[dict[str, str]] = []
     with Segmenter.open(arguments.bundle, arguments.backend) as segment:
@@ -45,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for file in tqdm(files, desc="segment", unit="frame", disable=not sys.stderr.isatty()):
             try:
                 done.append(_segment_file(segment, file, arguments))
-            except FrameError as err:
+            except (FrameError, BackendError) as err:
                 failed.append({"frame": str(file.path), "error": str(err)})
     for failure in failed:
         print(f"error: {failure['frame']}: {failure['error']}", file=sys.stderr)
@@ -56,21 +57,45 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _segment_file(segment: Segmenter, file: FrameFile, arguments: argparse.Namespace) -> Mapping[str, object]:
+def _refuse_overwriting(files: Sequence[FrameFile], arguments: argparse.Namespace) -> None:
+    """Refuse an output folder where a result would replace a frame, a ground-truth mask or another result."""
+    from breastseg_deploy.errors import OutputError
+
+    taken = {place.resolve(): "a frame" for file in files for place in (file.path, file.truth or file.path)}
+    for file in files:
+        for what, target in _targets(file, arguments).items():
+            other = taken.setdefault(target.resolve(), f"the {what} of {file.path}")
+            if other != f"the {what} of {file.path}":
+                raise OutputError(
+                    f"{target} would become the {what} of {file.path} and is {other} already; "
+                    "choose another --output, or rename one"
+                )
+
+
+def _targets(file: FrameFile, arguments: argparse.Namespace) -> dict[str, Path]:
+    """What is written for one frame, and where to."""
+    targets = {"mask": arguments.output / f"{file.name}.png"}
+    if arguments.overlay:
+        targets["overlay"] = arguments.output / f"{file.name}.overlay.png"
+    return targets
+
+
+def _segment_file(segment: Segmenter, file: FrameFile, arguments: argparse.Namespace) -> dict[str, object]:
     from breastseg_deploy.contract import rgb_batch
     from breastseg_deploy.images import overlay, png_bytes, read_frame
     from breastseg_deploy.storage import write_whole
 
     frame = read_frame(file.path)
-    answer = segment(frame, bit_depth=arguments.bit_depth if frame.dtype.itemsize == 2 else None)
+    bit_depth = arguments.bit_depth if frame.dtype.itemsize == 2 else None
+    answer = segment(frame, bit_depth=bit_depth)
+    targets = _targets(file, arguments)
     if arguments.overlay:
-        rgb = rgb_batch(frame, segment.manifest.frame.size_px, bit_depth=arguments.bit_depth)[0]
-        write_whole(arguments.output / f"{file.name}.overlay.png", png_bytes(overlay(rgb, answer.mask)))
-    mask_path = arguments.output / f"{file.name}.png"
-    write_whole(mask_path, png_bytes(answer.mask * 255))
+        rgb = rgb_batch(frame, segment.manifest.frame.size_px, bit_depth=bit_depth)[0]
+        write_whole(targets["overlay"], png_bytes(overlay(rgb, answer.mask)))
+    write_whole(targets["mask"], png_bytes(answer.mask * 255))
     return {
         "frame": str(file.path),
-        "mask": str(mask_path),
+        "mask": str(targets["mask"]),
         "cell_pixels": int(answer.mask.sum()),
         "timings_s": {stage: round(seconds, 6) for stage, seconds in answer.timings.items()},
     }

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from breastseg_deploy.cli.command import Command, print_json
+from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 
 if TYPE_CHECKING:
     from breastseg_deploy.verification import FrameCheck
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="a folder made by breastseg-export")
-    parser.add_argument("--frames", type=Path, metavar="DIR", help="also check on these frames (and masks/ beside images/)")
-    parser.add_argument("--bit-depth", type=int, metavar="N", help="bits that 16-bit frames use (9 to 16)")
+    parser.add_argument("--frames", type=Path, metavar="DIR", help="also check on these frames (masks/ beside images/)")
+    parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
     parser.add_argument("--backend", default="auto", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 

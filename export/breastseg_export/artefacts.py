@@ -1,4 +1,4 @@
-"""What is compared: the float32 reference in PyTorch, and each thing that an export makes, from raw uint8 to probability."""
+"""What is compared: the float32 reference in PyTorch and what an export makes, each from raw uint8 to probability."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def record_activations(model: nn.Module) -> Activations:
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                largest = float(torch.linalg.vector_norm(output, ord=float("inf")))
+                largest = float(torch.linalg.vector_norm(output.detach(), ord=float("inf")))
                 activations.largest[name] = max(largest, activations.largest.get(name, 0.0))
 
         return after

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = export_bundle(settings, lambda step: print(step, file=sys.stderr))
     for parity in manifest.parity:
         print(
-            f"{parity.engine}: mean Dice {parity.mean_dice:.6f}, worst {parity.worst_dice:.6f}, "
+            f"{parity.artefact} in {parity.engine}: mean Dice {parity.mean_dice:.6f}, worst {parity.worst_dice:.6f}, "
             f"largest probability error {parity.largest_probability_error:.1e}",
             file=sys.stderr,
         )

@@ -30,7 +30,7 @@ from breastseg_deploy.manifest import (
 from breastseg_deploy.storage import check_output_folder, folder_written_whole, make_folder, write_whole
 from breastseg_export import artefacts
 from breastseg_export.graph import OPSET, export_network, half_network, portable_model
-from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare, failures
+from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, HALF_LIMITS, Artefact, ParityRun, check, compare, failures
 from breastseg_export.report import report_html, write_pictures
 from breastseg_export.samples import Samples
 from breastseg_train.checkpoint import Checkpoint, load_checkpoint
@@ -123,21 +123,22 @@ def _parity(
     model, gabor = checkpoint.model, checkpoint.model.architecture.gabor
     compared = [
         Artefact(
-            f"{MODEL} in ONNX Runtime",
+            MODEL,
+            "ONNX Runtime",
             artefacts.portable_in_onnxruntime(graphs[MODEL]),
             _limits(FP32_LIMITS, min_dice),
         )
     ]
     activations = None
     if NETWORK_FP16 in graphs:
-        limits = _limits(FP16_LIMITS, min_dice)
         compared += [
             Artefact(
-                f"{NETWORK_FP16} in ONNX Runtime",
+                NETWORK_FP16,
+                "ONNX Runtime",
                 artefacts.network_in_onnxruntime(graphs[NETWORK_FP16], gabor),
-                limits,
+                _limits(FP16_LIMITS, min_dice),
             ),
-            Artefact("float16 network in torch", artefacts.half_in_torch(model), limits),
+            Artefact(NETWORK_FP16, "torch .half()", artefacts.half_in_torch(model), _limits(HALF_LIMITS, min_dice)),
         ]
         activations = artefacts.record_activations(model)
     with tqdm(total=len(samples), desc="parity", unit="frame", disable=not sys.stderr.isatty()) as bar:
@@ -175,7 +176,7 @@ def _reject(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, sa
 def _report(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, samples: Samples) -> str:
     architecture = checkpoint.model.architecture
     rows = [
-        ("checkpoint", settings.checkpoint),
+        ("checkpoint", Path(settings.checkpoint).name),
         ("encoder", architecture.encoder),
         ("decoder channels", ", ".join(map(str, architecture.decoder_channels))),
         ("frame", f"{settings.size_px} x {settings.size_px}, uint8 RGB"),

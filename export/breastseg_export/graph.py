@@ -29,7 +29,7 @@ TENSOR, LOGITS = "tensor", "logits"
 """Input and output of the network alone."""
 
 ISLAND_OPERATORS = ("ReduceMean", "GlobalAveragePool")
-"""Kept in float32: the global pools of squeeze-and-excitation and SCSE sum a whole plane, a known overflow of float16."""
+"""Kept in float32: the global pools of squeeze-and-excitation and SCSE sum a whole plane and overflow float16."""
 
 _LARGEST_BATCH = 64
 
@@ -139,7 +139,7 @@ def _check_convolutions(half: onnx.ModelProto) -> None:
     types = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
     wrong = [n.name for n in half.graph.node if n.op_type == "Conv" and types.get(n.input[1]) != TensorProto.FLOAT16]
     if wrong:
-        raise ContractError(f"{len(wrong)} convolutions did not become float16, the first is {wrong[0]}; report this graph")
+        raise ContractError(f"{len(wrong)} convolutions did not become float16, the first is {wrong[0]}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from breastseg_deploy.gabor import LUMA_BT601, RADIUS_PX, GaborParameters, gabor
 
 
 class EdgeChannel(nn.Module):
-    """The Gabor bank as one convolution: luma, 24 filters, maximum, reflect-101 borders, as in `breastseg_deploy.gabor`.
+    """The Gabor bank as one convolution: luma, 24 filters, maximum, reflect-101 borders; see `breastseg_deploy.gabor`.
 
     Input (N, 3, H, W) float RGB in [0, 255]; output (N, 1, H, W) in [-1, 1].
     """

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, with everything that is not a tensor as JSON in its header. Nothing is unpickled."""
+"""Checkpoints: one safetensors file, all that is no tensor as JSON in its header. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata[_HEADER_KEY])
         if header["format"] != FORMAT:
-            raise CheckpointError(f"{path} has the format {header['format']}, this version reads {FORMAT}; update breastseg")
+            raise CheckpointError(f"{path} has the format {header['format']}, expected {FORMAT}; update this package")
         return dict(header)
     except (KeyError, ValueError, TypeError) as err:
         raise CheckpointError(
@@ -135,6 +135,6 @@ def _model(path: Path, header: Mapping[str, Any], state: Mapping[str, torch.Tens
     except (KeyError, TypeError, ValueError, RuntimeError, BreastsegError) as err:
         reason = str(err).splitlines()[0]
         raise CheckpointError(
-            f"the tensors of {path} do not fit the architecture its header names ({reason}); it was saved for another encoder"
+            f"the tensors of {path} do not fit the encoder and decoder its header names ({reason}); save it again"
         ) from err
     return model

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from breastseg_deploy.cli.command import Command, print_json
-from breastseg_deploy.storage import check_output_folder, make_folder
+from breastseg_deploy.storage import check_output_folder
 from breastseg_train.configuration import PRESETS, preset_configuration
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images and SPLIT/masks")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="run folder to make")
     parser.add_argument("--preset", default="paper", metavar="NAME", help=f"one of {', '.join(sorted(PRESETS))}")
     parser.add_argument("--train-on", nargs="+", default=["train"], metavar="SPLIT", help="splits to train on")
@@ -24,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder-weights", metavar="NAME|FILE", help="such as imagenet, or a safetensors file; none by default"
     )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output after its last epoch")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
@@ -31,8 +32,7 @@ def _run(arguments: argparse.Namespace) -> int:
     configuration = preset_configuration(arguments.preset)
     given = {"epochs": arguments.epochs, "seed": arguments.seed}
     configuration = replace(configuration, **{name: value for name, value in given.items() if value is not None})
-    check_output_folder(arguments.output, force=False)
-    make_folder(arguments.output)
+    check_output_folder(arguments.output, force=arguments.resume)
 
     from breastseg_train.training import train
 
@@ -46,6 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
         validate_on=arguments.validate_on,
         encoder_weights=arguments.encoder_weights,
         max_minutes=arguments.max_minutes,
+        resume=arguments.resume,
     )
     if arguments.json:
         print_json({"run": str(arguments.output), **figures})

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from breastseg_deploy.contract import SIDE_MULTIPLE_PX
 from breastseg_deploy.errors import ContractError
+
+MIN_CROP_PX = 64
+"""The elastic deformation smooths over 36 px to each side."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Configuration:
         precision: of PyTorch Lightning, such as "32-true" or "bf16-mixed".
         workers: loader processes; 0 loads in the training process.
         seed: of the initial weights, the draws and the augmentation.
+
+    Raises:
+        ContractError: a crop that the network or the elastic deformation cannot carry.
     """
 
     preset: str
@@ -54,6 +61,12 @@ class Configuration:
     workers: int = 4
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.crop_px % SIDE_MULTIPLE_PX or self.crop_px < MIN_CROP_PX:
+            raise ContractError(
+                f"crop_px must be a multiple of {SIDE_MULTIPLE_PX} and at least {MIN_CROP_PX}, got {self.crop_px}"
+            )
+
 
 PRESETS = {
     preset.preset: preset
@@ -65,11 +78,11 @@ PRESETS = {
             "demo",
             encoder="efficientnet-b0",
             decoder_channels=(96, 64, 48, 32, 16),
-            crop_px=192,
+            crop_px=160,
             batch_size=8,
             accumulation=1,
-            epochs=30,
-            validate_every_epochs=3,
+            epochs=24,
+            validate_every_epochs=4,
             lr_max=2e-3,
             lr_min=2e-6,
             brightness_contrast=0.5,

@@ -54,7 +54,8 @@ class DataSet:
     @property
     def sha256(self) -> str:
         """Hash over the content of every sample and the split it lies in."""
-        lines = [f"{split}/{sample.name} {sample.sha256}" for split in sorted(self.splits) for sample in self.splits[split]]
+        samples = self.samples(sorted(self.splits))
+        lines = [f"{sample.split}/{sample.name} {sample.sha256}" for sample in samples]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -67,9 +68,9 @@ def read_data_set(root: Path, splits: Iterable[str], min_side_px: int = SIDE_MUL
         min_side_px: shortest side that a frame may have, such as the training crop.
 
     Raises:
-        DataError: with all problems of all splits: no such split, a frame without mask, a mask without frame, two frames
-            of one name, unreadable files, sizes that differ or do not suit the network, masks with values other than 0
-            and 1 or 255, the same frame in two splits.
+        DataError: with all problems of all splits: no such split, a frame without mask, a mask without frame, two
+            frames of one name, unreadable files, sizes that differ or do not suit the network, masks with values other
+            than 0 and 1 or 255, the same frame in two splits.
     """
     problems: list[str] = []
     found = {split: tuple(_samples(root / split, min_side_px, problems)) for split in splits}
@@ -83,7 +84,7 @@ def read_data_set(root: Path, splits: Iterable[str], min_side_px: int = SIDE_MUL
             problems.append(f"{places}: the same frame in several splits; keep it in one")
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise DataError(f"the data set {root} has {len(problems)} problem(s); mend them all, then start again:\n{listed}")
+        raise DataError(f"the data set {root} has {len(problems)} problem(s); mend them and start again:\n{listed}")
     return DataSet(root, found)
 
 
@@ -95,7 +96,7 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
     """
     pixels = _read(path)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-        raise DataError(f"{path}: a frame must be 8-bit grey or RGB, got {pixels.dtype} {pixels.shape}; convert it first")
+        raise DataError(f"{path}: a frame must be 8-bit grey or RGB, got {pixels.dtype} {pixels.shape}; convert it")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -127,8 +128,8 @@ def _read(path: Path) -> NDArray[Any]:
 def _samples(folder: Path, min_side_px: int, problems: list[str]) -> Iterable[Sample]:
     images = _by_name(folder / "images", problems)
     masks = _by_name(folder / "masks", problems)
-    problems += [f"{path}: has no mask of that name in {folder / 'masks'}" for name, path in images.items() if name not in masks]
-    problems += [f"{path}: has no frame of that name in {folder / 'images'}" for name, path in masks.items() if name not in images]
+    problems += [f"{images[name]}: has no mask of that name" for name in sorted(images.keys() - masks.keys())]
+    problems += [f"{masks[name]}: has no frame of that name" for name in sorted(masks.keys() - images.keys())]
     for name in sorted(images.keys() & masks.keys()):
         try:
             frame, mask = read_frame(images[name]), read_mask(masks[name])
@@ -137,7 +138,7 @@ def _samples(folder: Path, min_side_px: int, problems: list[str]) -> Iterable[Sa
             continue
         height, width = frame.shape[:2]
         if mask.shape != (height, width):
-            problems.append(f"{masks[name]}: {mask.shape[0]} x {mask.shape[1]} px, but its frame has {height} x {width}")
+            problems.append(f"{masks[name]}: {mask.shape[0]} x {mask.shape[1]} px, its frame has {height} x {width}")
         if height % SIDE_MULTIPLE_PX or width % SIDE_MULTIPLE_PX or min(height, width) < min_side_px:
             problems.append(
                 f"{images[name]}: {height} x {width} px; each side must be a multiple of {SIDE_MULTIPLE_PX} "

@@ -30,7 +30,7 @@ class TrainingFrames(Dataset[tuple[Tensor, Tensor]]):
         return len(self._samples)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        sample = self._samples[draw.index]
+        sample = self._samples[draw.sample]
         frame, mask = self._augmentation(read_frame(sample.image), read_mask(sample.mask), draw.seed)
         return _tensors(frame, mask)
 

@@ -16,6 +16,8 @@ from breastseg_deploy.gabor import GaborParameters
 
 INPUT_CHANNELS = 4
 PROJECTION_WIDTH = 16
+DECODER_LEVELS = 5
+SCSE_REDUCTION = 16
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,21 @@ class SegmentationModel(nn.Module):
 
     Args:
         architecture: what to build.
-        encoder_weights: a weight set's name in segmentation-models-pytorch ("imagenet", downloaded by it), the path of a
-            safetensors file with an encoder's state, or None for random weights.
+        encoder_weights: a weight set's name in segmentation-models-pytorch ("imagenet", downloaded by it), the path of
+            a safetensors file with an encoder's state, or None for random weights.
 
     Raises:
-        ContractError: an encoder that segmentation-models-pytorch does not know.
+        ContractError: an encoder that segmentation-models-pytorch does not know, or a decoder that is too narrow.
         CheckpointError: an encoder file that does not fit.
     """
 
     def __init__(self, architecture: Architecture, encoder_weights: str | Path | None = None) -> None:
         super().__init__()
+        if len(architecture.decoder_channels) != DECODER_LEVELS or min(architecture.decoder_channels) < SCSE_REDUCTION:
+            raise ContractError(
+                f"a decoder needs {DECODER_LEVELS} widths of at least {SCSE_REDUCTION} (SCSE squeezes by that factor), "
+                f"got {architecture.decoder_channels}"
+            )
         self.architecture = architecture
         named = encoder_weights if isinstance(encoder_weights, str) and not Path(encoder_weights).is_file() else None
         self.projection = Projection()
@@ -63,7 +70,7 @@ class SegmentationModel(nn.Module):
             )
         except KeyError as err:
             raise ContractError(
-                f"encoder {architecture.encoder!r} or its weights {named!r} are unknown to segmentation-models-pytorch; "
+                f"segmentation-models-pytorch knows no encoder {architecture.encoder!r} with weights {named!r}; "
                 "segmentation_models_pytorch.encoders.get_encoder_names() lists what there is"
             ) from err
         if encoder_weights is not None and named is None:

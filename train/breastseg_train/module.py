@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from breastseg_deploy.errors import TrainingError
@@ -25,7 +25,7 @@ class SegmentationTraining(lightning.LightningModule):
 
     def __init__(self, model: SegmentationModel, configuration: Configuration) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last)
         self.configuration = configuration
         self._counts: list[Tensor] = []
         if configuration.batch_norm_momentum is not None:
@@ -52,7 +52,7 @@ class SegmentationTraining(lightning.LightningModule):
         loss = combined_loss(self(tensor), truth)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch}; the last checkpoint stays usable: "
+                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}; the last checkpoint stays usable: "
                 "start again from it with a lower learning rate or in 32-true precision"
             )
         self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(truth), sync_dist=True)
@@ -66,24 +66,30 @@ class SegmentationTraining(lightning.LightningModule):
         self._counts.append(pixel_counts(torch.sigmoid(logits.float()) >= THRESHOLD, truth))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of the epoch as `val_...`."""
-        counts = torch.cat(self._counts)
+        """Log the figures as `val_...`; every process has seen all frames, so there is nothing to gather."""
+        figures = validation_figures(torch.cat(self._counts))
         self._counts.clear()
-        if self.trainer.world_size > 1:
-            counts = self.all_gather(counts).flatten(0, 1)  # type: ignore[union-attr]
-        self.log_dict({f"val_{name}": value for name, value in validation_figures(counts).items()})
+        self.log_dict({f"val_{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> Any:
-        """AdamW under OneCycleLR: lr_min to lr_max over the warm-up, then back to lr_min; paper section III F."""
+        """AdamW under the one-cycle schedule."""
         c = self.configuration
         optimizer = AdamW(self.model.parameters(), lr=c.lr_max, weight_decay=c.weight_decay)
-        schedule = OneCycleLR(
-            optimizer,
-            max_lr=c.lr_max,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=c.warmup_share,
-            div_factor=c.lr_max / c.lr_min,
-            final_div_factor=1.0,
-            cycle_momentum=False,
-        )
+        schedule = one_cycle(optimizer, c, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def one_cycle(optimizer: Optimizer, configuration: Configuration, steps: int) -> OneCycleLR:
+    """The learning rate from lr_min to lr_max over the warm-up, then back to lr_min along a cosine.
+
+    Source: the paper, eq. (5) and section III F; that the warm-up starts at lr_min is ours.
+    """
+    return OneCycleLR(
+        optimizer,
+        max_lr=configuration.lr_max,
+        total_steps=steps,
+        pct_start=configuration.warmup_share,
+        div_factor=configuration.lr_max / configuration.lr_min,
+        final_div_factor=1.0,
+        cycle_momentum=False,
+    )

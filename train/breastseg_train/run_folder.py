@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,32 +15,42 @@ from typing import Any
 
 import lightning
 
+from breastseg_deploy.errors import OutputError
 from breastseg_deploy.storage import write_whole
 from breastseg_train.checkpoint import Checkpoint, save_checkpoint
 from breastseg_train.configuration import Configuration
 from breastseg_train.data import DataSet
 from breastseg_train.module import THRESHOLD, SegmentationTraining
+from breastseg_train.stabilise import best_epoch, stabilised
 
-BEST, LAST, FIGURES, RUN = "best.safetensors", "last.safetensors", "metrics.csv", "run.json"
+RUN, FIGURES, BEST, LAST, RESUME = "run.json", "metrics.csv", "best.safetensors", "last.safetensors", "resume.ckpt"
 SCORE = "val_dice"
 """What chooses the best checkpoint: Dice over all frames, so that cells found in empty frames count against it."""
 
 
-def run_description(configuration: Configuration, data: DataSet, splits: Mapping[str, list[str]]) -> dict[str, Any]:
-    """What must be known to repeat a run; JSON values only."""
+def run_description(configuration: Configuration, data: DataSet, roles: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What must be known to repeat a run; JSON values only.
+
+    Args:
+        configuration: of the run.
+        data: the checked data set.
+        roles: names of splits by what they are for.
+    """
     packages = ("breastseg-deploy", "torch", "torchvision", "segmentation-models-pytorch", "lightning", "numpy")
     return {
-        "configuration": asdict(configuration),
+        "configuration": {**asdict(configuration), "decoder_channels": list(configuration.decoder_channels)},
         "data": {
             "sha256": data.sha256,
-            "splits": {role: {name: len(data.splits[name]) for name in names} for role, names in splits.items()},
+            "splits": {role: {name: len(data.splits[name]) for name in names} for role, names in roles.items()},
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
 
 
 class RunFolder(lightning.Callback):
-    """Writes the run folder while training goes on; every file is whole at any moment.
+    """Writes the run folder while training goes on; a file is there whole or as it was before.
+
+    Its rows travel in `resume.ckpt`, so that a resumed run continues its figures and its best score.
 
     Args:
         folder: of the run; exists.
@@ -50,35 +60,82 @@ class RunFolder(lightning.Callback):
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
         self._folder, self._description = folder, description
         self._rows: list[dict[str, float]] = []
-        self._best = float("-inf")
+        self._validated = False
         self._started = time.monotonic()
-        write_whole(folder / RUN, json.dumps(description, indent=1).encode())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning stores of this callback."""
+        return {"rows": self._rows, "minutes": self._minutes()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from what was stored."""
+        self._rows = list(state_dict["rows"])
+        self._started = time.monotonic() - 60 * state_dict["minutes"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Record the figures; save the model as the last, and as the best where it is."""
-        if not isinstance(pl_module, SegmentationTraining) or not trainer.is_global_zero:
+        """Note that this epoch has figures to record, once those of its training are there too."""
+        self._validated = True
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Record the figures of a validated epoch and its model; save the whole state, to resume from.
+
+        Raises:
+            OutputError: no space, no permission.
+        """
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self._folder / RESUME)  # writes nothing, but meets the first process there
             return
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "step": trainer.global_step,
-            "minutes": round((time.monotonic() - self._started) / 60, 2),
-            **{name: round(value, 6) for name, value in sorted(figures.items())},
-        }
+        if self._validated and isinstance(pl_module, SegmentationTraining):
+            self._record(trainer, pl_module)
+        self._validated = False
+        self._write(RESUME, trainer.save_checkpoint)
+
+    def _record(self, trainer: lightning.Trainer, module: SegmentationTraining) -> None:
+        """Add a row of figures; save the model as the last, and as the best where it is."""
+        figures = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
+        history = stabilised([*(row[SCORE] for row in self._rows), figures[SCORE]])
+        position = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "minutes": self._minutes()}
+        row = {**position, **figures, f"{SCORE}_ema": round(history[-1].ema, 6), "outlier": int(history[-1].outlier)}
         self._rows.append(row)
         write_whole(self._folder / FIGURES, _csv(self._rows))
-        details = {**self._description, "validation": row}
-        checkpoint = Checkpoint(pl_module.model, THRESHOLD, details)
-        save_checkpoint(checkpoint, self._folder / LAST)
-        if figures[SCORE] > self._best:
-            self._best = figures[SCORE]
-            save_checkpoint(checkpoint, self._folder / BEST)
+        checkpoint = Checkpoint(module.model, THRESHOLD, {**self._description, "validation": row})
+        self._write(LAST, lambda path: save_checkpoint(checkpoint, path))
+        if best_epoch(history) == len(history) - 1:
+            self._write(BEST, lambda path: save_checkpoint(checkpoint, path))
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+        beside = self._folder / f".{name}.partial"
+        try:
+            write(beside)
+            beside.replace(self._folder / name)
+        except OSError as err:
+            raise OutputError(
+                f"cannot write {self._folder / name}: {err.strerror}; make room, then go on with --resume"
+            ) from err
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _minutes(self) -> float:
+        return round((time.monotonic() - self._started) / 60, 2)
 
 
-def _csv(rows: list[dict[str, float]]) -> bytes:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+def read_description(folder: Path) -> dict[str, Any]:
+    """The description of the run in a folder.
+
+    Raises:
+        OutputError: the folder holds no run.
+    """
+    try:
+        return dict(json.loads((folder / RUN).read_text()))
+    except (OSError, ValueError) as err:
+        raise OutputError(
+            f"{folder} holds no run to resume ({RUN} is missing or damaged); leave --resume away"
+        ) from err
+
+
+def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
+    writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()

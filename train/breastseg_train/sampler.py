@@ -10,9 +10,9 @@ from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
-    """One draw: the index of a sample, and the seed of its augmentation."""
+    """One draw: the number of a sample, and the seed of its augmentation."""
 
-    index: int
+    sample: int
     seed: int
 
 

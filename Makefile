@@ -1,0 +1,42 @@
+# Every target makes the virtual environment where there is none.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+DEMO := demo
+# Threads that spin while they wait slow every neighbour on a shared machine down.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test lint format clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+# The main job end to end: export the demo checkpoint, verify the bundle, segment frames with it.
+# FRAMES=DIR takes real frames (PNG, TIFF or JPEG, 512 x 512) in place of the phantoms.
+demo: $(READY)
+	$(BIN)/breastseg-export demo --output $(DEMO)/bundle --force $(if $(FRAMES),--frames '$(FRAMES)')
+	$(BIN)/breastseg verify $(DEMO)/bundle $(if $(FRAMES),--frames '$(FRAMES)')
+	$(if $(FRAMES),,$(BIN)/breastseg phantoms --output $(DEMO)/phantoms --force)
+	$(BIN)/breastseg segment $(DEMO)/bundle '$(if $(FRAMES),$(FRAMES),$(DEMO)/phantoms)' --output $(DEMO)/masks --overlay --force
+	@echo "parity report: $(DEMO)/bundle/report.html"
+	@echo "masks and overlays: $(DEMO)/masks"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,41 @@
+"""`breastseg phantoms`: write phantom frames and their masks, to try a bundle without any microscopy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from breastseg_deploy.cli.command import Command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="gets images/ and masks/")
+    parser.add_argument(
+        "--count", type=int, default=10, metavar="N", help="frames; 40%% hold cells (default: %(default)s)"
+    )
+    parser.add_argument("--size", type=int, default=512, metavar="PX", help="side of the frames (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="replace the folder that stands at --output")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from breastseg_deploy.errors import ContractError
+    from breastseg_deploy.gabor import check_side
+    from breastseg_deploy.images import png_bytes
+    from breastseg_deploy.phantom import phantom_frame
+    from breastseg_deploy.storage import folder_written_whole, make_folder, write_whole
+
+    check_side(arguments.size, arguments.size)
+    if arguments.count < 1:
+        raise ContractError(f"--count must be at least 1, got {arguments.count}")
+    with folder_written_whole(arguments.output, force=arguments.force) as folder:
+        make_folder(folder / "images")
+        make_folder(folder / "masks")
+        for index in range(arguments.count):
+            phantom = phantom_frame(index, (arguments.size, arguments.size))
+            write_whole(folder / "images" / f"{phantom.name}.png", png_bytes(phantom.frame))
+            write_whole(folder / "masks" / f"{phantom.name}.png", png_bytes(phantom.mask * 255))
+    print(f"{arguments.count} phantom frames in {arguments.output}; synthetic, no clinical evidence")
+    return 0
+
+
+COMMAND = Command("write synthetic test frames and their masks", _add_arguments, _run)

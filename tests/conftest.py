@@ -1,0 +1,56 @@
+"""What the tests share: one small bundle of the demo checkpoint, and the microscopy beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.segmenter import Segmenter
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait slow every neighbour down
+
+BUNDLE_SIDE_PX = 128
+ROOT = Path(__file__).resolve().parents[1]
+MICROSCOPY = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the demo checkpoint for 128 x 128 frames, made once; tests that alter it take `bundle_copy`."""
+    from breastseg_export.exporter import ExportSettings, export_bundle
+
+    bundle = tmp_path_factory.mktemp("demo") / "bundle"
+    export_bundle(ExportSettings("demo", bundle, size_px=BUNDLE_SIDE_PX))
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def demo_manifest(demo_bundle: Path) -> Manifest:
+    with Segmenter.open(demo_bundle) as segment:
+        return segment.manifest
+
+
+@pytest.fixture
+def bundle_copy(demo_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the demo bundle that a test may damage."""
+    copy = tmp_path / "bundle"
+    copytree(demo_bundle, copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def microscopy() -> Callable[[str], Path]:
+    """Path of a part of the microscopy, e.g. "public/test"; the test is skipped where it is not there."""
+
+    def path(part: str) -> Path:
+        place = MICROSCOPY / part
+        if not place.exists():
+            pytest.skip(f"no microscopy at {place}: a clone does not hold it")
+        return place
+
+    return path

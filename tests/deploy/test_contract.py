@@ -1,0 +1,240 @@
+"""What a frame may be, value by value, and what is refused with which words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from breastseg_deploy.contract import check_model_size, is_single_frame, rgb_batch
+from breastseg_deploy.errors import FrameError
+
+SIZE = (32, 64)
+
+
+def random_frame(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def with_value(value: float, dtype: Any) -> NDArray[Any]:
+    frame = np.zeros(SIZE, dtype)
+    frame[3, 5] = value
+    return frame
+
+
+def first_values(values: list[float], dtype: Any, **declared: Any) -> list[int]:
+    """What 8-bit values a frame that starts with `values` gets."""
+    frame = np.zeros(SIZE, dtype)
+    frame[0, : len(values)] = values
+    return rgb_batch(frame, SIZE, **declared)[0, 0, : len(values), 0].tolist()
+
+
+def test_colour_frame_becomes_a_batch_of_one_unchanged() -> None:
+    frame = random_frame(*SIZE, 3)
+    batch = rgb_batch(frame, SIZE)
+    assert batch.shape == (1, *SIZE, 3)
+    np.testing.assert_array_equal(batch[0], frame)
+
+
+def test_contiguous_colour_frames_are_not_copied() -> None:
+    frame = random_frame(*SIZE, 3)
+    assert np.shares_memory(rgb_batch(frame, SIZE), frame)
+
+
+@pytest.mark.parametrize("shape", [SIZE, (*SIZE, 1)])
+def test_grey_frame_is_repeated_to_three_channels(shape: tuple[int, ...]) -> None:
+    frame = random_frame(*shape)
+    batch = rgb_batch(frame, SIZE)
+    assert batch.shape == (1, *SIZE, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(batch[0, :, :, channel], frame.reshape(SIZE))
+
+
+def test_grey_batch_keeps_its_order() -> None:
+    frames = random_frame(4, *SIZE)
+    np.testing.assert_array_equal(rgb_batch(frames, SIZE)[:, :, :, 1], frames)
+
+
+def test_colour_batch_keeps_order_and_channels() -> None:
+    frames = random_frame(2, *SIZE, 3)
+    np.testing.assert_array_equal(rgb_batch(frames, SIZE), frames)
+
+
+def test_grey_batch_with_a_channel_axis_is_repeated() -> None:
+    frames = random_frame(2, *SIZE, 1)
+    np.testing.assert_array_equal(rgb_batch(frames, SIZE)[..., 2], frames[..., 0])
+
+
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_the_size_tells_a_grey_batch_from_a_colour_frame(count: int) -> None:
+    assert rgb_batch(random_frame(count, *SIZE), SIZE).shape == (count, *SIZE, 3)
+    assert not is_single_frame((count, *SIZE), SIZE)
+    assert is_single_frame((*SIZE, 3), SIZE)
+
+
+def test_square_frames_leave_no_doubt_between_batch_and_channels() -> None:
+    assert is_single_frame((32, 32, 3), (32, 32))
+    assert not is_single_frame((3, 32, 32), (32, 32))
+    assert not is_single_frame((32, 32, 32), (32, 32))
+    assert rgb_batch(random_frame(32, 32, 32), (32, 32)).shape == (32, 32, 32, 3)
+
+
+@pytest.mark.parametrize("depth", range(9, 17))
+def test_black_and_white_of_every_bit_depth_become_0_and_255(depth: int) -> None:
+    assert first_values([0, 2**depth - 1], np.uint16, bit_depth=depth) == [0, 255]
+
+
+@pytest.mark.parametrize("depth", range(9, 17))
+def test_every_value_of_every_bit_depth_is_rounded_to_the_nearest(depth: int) -> None:
+    white = 2**depth - 1
+    frame = (np.arange(2**16).reshape(256, 256) % (white + 1)).astype(np.uint16)
+    found = rgb_batch(frame, (256, 256), bit_depth=depth)[0, :, :, 0]
+    np.testing.assert_array_equal(found, np.rint(frame / white * 255))
+
+
+def test_middle_values_are_exact() -> None:
+    assert first_values([2047, 2048, 4094], np.uint16, bit_depth=12) == [127, 128, 255]
+    assert first_values([32767, 32768, 257, 128], np.uint16, bit_depth=16) == [127, 128, 1, 0]
+
+
+@pytest.mark.parametrize("depth", range(9, 16))
+def test_values_beyond_the_declared_depth_are_refused(depth: int) -> None:
+    with pytest.raises(FrameError, match=f"declared {depth}-bit hold the value {2**depth}, over {2**depth - 1}"):
+        rgb_batch(with_value(2**depth, np.uint16), SIZE, bit_depth=depth)
+
+
+@pytest.mark.parametrize("depth", [None, 0, -1, 8, 17])
+def test_uint16_without_a_usable_depth_is_refused(depth: int | None) -> None:
+    with pytest.raises(FrameError, match=rf"bit_depth \(9 to 16\), got {depth}; their range is never guessed.*--bit-depth"):
+        rgb_batch(np.zeros(SIZE, np.uint16), SIZE, bit_depth=depth)
+
+
+def test_big_endian_uint16_gives_the_same_values() -> None:
+    frame = np.random.default_rng(1).integers(0, 4096, SIZE, np.uint16)
+    swapped = frame.astype(">u2")
+    np.testing.assert_array_equal(rgb_batch(swapped, SIZE, bit_depth=12), rgb_batch(frame, SIZE, bit_depth=12))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4", np.longdouble])
+def test_floats_are_scaled_by_their_declared_white(dtype: Any) -> None:
+    assert first_values([0, 0.25, 0.75, 1], dtype, full_scale=1.0) == [0, 64, 191, 255]
+
+
+def test_float_white_of_any_size_is_255() -> None:
+    assert first_values([0, 4095], np.float32, full_scale=4095) == [0, 255]
+    assert first_values([0, 1e-5], np.float64, full_scale=1e-5) == [0, 255]
+    assert first_values([0, 2.0**-14], np.float16, full_scale=2.0**-14) == [0, 255]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_floats_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(FrameError, match="must be finite, got 1 NaN or infinite"):
+        rgb_batch(with_value(value, np.float32), SIZE, full_scale=1.0)
+
+
+@pytest.mark.parametrize("full_scale", [None, 0.0, -1.0, math.nan, math.inf])
+def test_floats_without_a_usable_white_are_refused(full_scale: float | None) -> None:
+    with pytest.raises(FrameError, match=rf"need full_scale, .* got {full_scale}; their range is never guessed"):
+        rgb_batch(np.zeros(SIZE, np.float32), SIZE, full_scale=full_scale)
+
+
+@pytest.mark.parametrize(("value", "range_seen"), [(-0.5, "-0.5 to 0.0"), (1.5, "0.0 to 1.5")])
+def test_floats_outside_black_to_white_are_refused(value: float, range_seen: str) -> None:
+    with pytest.raises(FrameError, match=rf"lie in \[0, 1.0\], got {range_seen}; check full_scale"):
+        rgb_batch(with_value(value, np.float32), SIZE, full_scale=1.0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "declared"),
+    [
+        (np.uint8, {"bit_depth": 12}),
+        (np.uint8, {"full_scale": 1.0}),
+        (np.uint16, {"bit_depth": 12, "full_scale": 1.0}),
+        (np.float32, {"bit_depth": 12, "full_scale": 1.0}),
+    ],
+)
+def test_a_declaration_that_does_not_belong_to_the_dtype_is_refused(dtype: Any, declared: dict[str, Any]) -> None:
+    with pytest.raises(FrameError, match=r"got .*(bit_depth|full_scale).*; leave (it|both) away"):
+        rgb_batch(np.zeros(SIZE, dtype), SIZE, **declared)
+
+
+def test_uint8_may_be_declared_8_bit() -> None:
+    frame = random_frame(*SIZE, 3)
+    np.testing.assert_array_equal(rgb_batch(frame, SIZE, bit_depth=8)[0], frame)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32, np.int64, np.bool_, np.complex64, object, "S1"])
+def test_other_dtypes_are_refused_by_name(dtype: Any) -> None:
+    frame = np.zeros(SIZE, dtype)
+    with pytest.raises(FrameError, match="must be uint8, uint16 with bit_depth, or floating point") as refusal:
+        rgb_batch(frame, SIZE, bit_depth=12)
+    assert f"got {frame.dtype}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (64, 32), (64, 32, 3), (2, 64, 32, 3), (33, 64), (31, 63, 3), (5,), ()])
+def test_other_sizes_are_refused_and_never_resized(shape: tuple[int, ...]) -> None:
+    with pytest.raises(FrameError, match=r"must be \(32, 64\) grey or \(32, 64, 3\) RGB.*never resized") as refusal:
+        rgb_batch(np.zeros(shape, np.uint8), SIZE)
+    assert f"got shape {shape};" in str(refusal.value)
+
+
+@pytest.mark.parametrize("shape", [(*SIZE, 2), (*SIZE, 4), (2, *SIZE, 4), (2, *SIZE, 2)])
+def test_other_channel_counts_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(FrameError, match="keep one channel, or R, G and B without alpha"):
+        rgb_batch(np.zeros(shape, np.uint8), SIZE)
+
+
+@pytest.mark.parametrize("shape", [(0, *SIZE), (0, *SIZE, 3), (*SIZE, 0), (0, 0), (0,)])
+def test_arrays_without_a_frame_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(FrameError, match="there is no frame in it"):
+        rgb_batch(np.zeros(shape, np.uint8), SIZE)
+
+
+@pytest.mark.parametrize("thing", [None, [[0, 1]], "frame.png", 3, memoryview(b"0" * 2048)], ids=lambda x: type(x).__name__)
+def test_what_is_no_array_is_refused(thing: Any) -> None:
+    with pytest.raises(FrameError, match=f"must be a plain NumPy array, got {type(thing).__name__}; use numpy.asarray"):
+        rgb_batch(thing, SIZE)
+
+
+def test_masked_arrays_are_refused_because_their_mask_would_be_lost() -> None:
+    masked = np.ma.masked_array(np.zeros(SIZE, np.uint8), mask=True)
+    with pytest.raises(FrameError, match="plain NumPy array, got MaskedArray"):
+        rgb_batch(masked, SIZE)
+
+
+def test_memory_mapped_frames_are_taken(tmp_path: Any) -> None:
+    frame = random_frame(*SIZE)
+    np.save(tmp_path / "frame.npy", frame)
+    mapped = np.load(tmp_path / "frame.npy", mmap_mode="r")
+    np.testing.assert_array_equal(rgb_batch(mapped, SIZE)[0, :, :, 0], frame)
+
+
+def test_views_with_strides_become_contiguous() -> None:
+    whole = random_frame(64, 128, 3)
+    for view in (whole[::2, ::-2], whole[16:48, 30:94], whole[:32, :64, ::-1]):
+        batch = rgb_batch(view, SIZE)
+        assert batch.flags.c_contiguous
+        np.testing.assert_array_equal(batch[0], view)
+
+
+def test_read_only_frames_are_taken_and_left_alone() -> None:
+    frame = random_frame(*SIZE)
+    frame.flags.writeable = False
+    np.testing.assert_array_equal(rgb_batch(frame, SIZE)[0, :, :, 0], frame)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (512, 512), (96, 1024)])
+def test_model_sizes_that_are_multiples_of_32_pass(size: tuple[int, int]) -> None:
+    check_model_size(size)
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [((500, 512), "512 x 512"), ((512, 513), "512 x 512"), ((0, 32), "32 x 32"), ((-32, 64), "32 x 64"), ((8, 40), "32 x 32")],
+)
+def test_other_model_sizes_are_refused_with_the_nearest(size: tuple[int, int], nearest: str) -> None:
+    with pytest.raises(FrameError, match=f"multiple of 32 on both sides, got {size[0]} x {size[1]}; the nearest is {nearest}"):
+        check_model_size(size)

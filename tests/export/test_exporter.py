@@ -1,0 +1,178 @@
+"""The export as a whole: a bundle, or nothing."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from breastseg_deploy.bundle import MODEL, NETWORK_FP16, REPORT, Bundle
+from breastseg_deploy.errors import OutputError, ParityError
+from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.segmenter import Segmenter
+from breastseg_export.command import main
+from breastseg_export.exporter import ExportSettings, export_bundle
+from breastseg_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from breastseg_train.model import Architecture, SegmentationModel
+
+SIDE = 64
+COMMAND = [sys.executable, "-m", "breastseg_export.command"]
+
+
+@pytest.fixture(scope="module")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of random weights that exports in seconds."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(Checkpoint(SegmentationModel(Architecture("resnet18", (16,) * 5))), path)
+    return path
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_demo_bundle_holds_what_its_manifest_says_and_nothing_else(demo_bundle: Path) -> None:
+    bundle = Bundle.open(demo_bundle)
+    on_disk = {p.relative_to(demo_bundle).as_posix() for p in demo_bundle.rglob("*") if p.is_file()}
+    assert on_disk == {*bundle.manifest.files, "manifest.json"}
+    assert {MODEL, NETWORK_FP16, REPORT, *bundle.manifest.goldens} == set(bundle.manifest.files)
+
+
+def test_manifest_records_what_was_exported_and_how_well(demo_manifest: Manifest) -> None:
+    assert (demo_manifest.encoder, demo_manifest.precision) == ("efficientnet-b0", "fp16")
+    assert demo_manifest.opset >= 18
+    assert [(p.artefact, p.engine) for p in demo_manifest.parity] == [
+        (MODEL, "ONNX Runtime"),
+        (NETWORK_FP16, "ONNX Runtime"),
+        (NETWORK_FP16, "torch .half()"),
+    ]
+    assert all(p.frames == 10 and p.worst_dice >= p.limits.worst_dice for p in demo_manifest.parity)
+    assert demo_manifest.half is not None
+    assert 0 < demo_manifest.half.largest_activation < 65504
+    assert len(demo_manifest.half.fp32_islands) > 30
+    assert {"torch", "onnx", "onnxruntime", "breastseg-deploy"} <= demo_manifest.built_with.keys()
+    assert "phantom" in demo_manifest.parity_frames
+
+
+def test_bundle_gives_the_probabilities_of_the_checkpoint(demo_bundle: Path) -> None:
+    from breastseg_export.artefacts import reference
+
+    frame = phantom_frame(12, (128, 128)).frame
+    expected = reference(load_checkpoint("demo").model)(np.repeat(frame[:, :, None], 3, 2))
+    with Segmenter.open(demo_bundle) as segment:
+        np.testing.assert_allclose(segment(frame).probability, expected, atol=2e-5)
+
+
+def test_parity_failure_writes_no_bundle_keeps_the_worst_frames_and_exits_3(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        str(small_checkpoint),
+        "--output",
+        str(tmp_path / "b"),
+        "--size",
+        str(SIDE),
+        "--min-dice",
+        "1",
+        "--json",
+    ]
+    assert main(arguments) == 3
+    output = capsys.readouterr()
+    assert left_behind(tmp_path) == ["b.rejected"]
+    assert (tmp_path / "b.rejected" / REPORT).is_file()
+    assert len(list((tmp_path / "b.rejected").rglob("difference.png"))) == 9
+    assert "no bundle was written, the worst frames are in" in output.err
+    assert json.loads(output.out.splitlines()[-1])["kind"] == "ParityError"
+
+
+def test_rejected_frames_never_overwrite_earlier_ones(small_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.rejected").mkdir()
+    with pytest.raises(ParityError, match=r"b\.rejected-2$"):
+        export_bundle(ExportSettings(str(small_checkpoint), tmp_path / "b", size_px=SIDE, min_dice=1.0))
+    assert not any((tmp_path / "b.rejected").iterdir())
+
+
+def test_float32_export_holds_no_float16_network_and_force_replaces(small_checkpoint: Path, tmp_path: Path) -> None:
+    place = tmp_path / "b"
+    place.mkdir()
+    (place / "old").write_text("old")
+    export_bundle(ExportSettings(str(small_checkpoint), place, precision="fp32", size_px=SIDE, force=True))
+    manifest = Bundle.open(place).manifest
+    assert NETWORK_FP16 not in manifest.files
+    assert manifest.half is None
+    assert left_behind(tmp_path) == ["b"]
+    assert not (place / "old").exists()
+
+
+def test_an_output_that_is_not_empty_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="is not empty; empty it, choose another, or pass --force"):
+        export_bundle(ExportSettings("no such checkpoint", tmp_path))
+    assert left_behind(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.safetensors"], "no checkpoint missing.safetensors"),
+        (["demo", "--size", "500"], "multiple of 32"),
+        (["demo", "--frames", "nowhere"], "there is no nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_1(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--output", str(tmp_path / "b")]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert left_behind(tmp_path) == []
+
+
+def test_usage_errors_exit_2() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["demo"])
+    assert caught.value.code == 2
+
+
+def test_a_full_disk_leaves_nothing(small_checkpoint: Path, tmp_path: Path) -> None:
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    command = [
+        *COMMAND,
+        str(small_checkpoint),
+        "--output",
+        str(tmp_path / "b"),
+        "--size",
+        str(SIDE),
+        "--precision",
+        "fp32",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files_only, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "file too large; nothing was left half-written" in done.stderr.splitlines()[-1]
+    assert left_behind(tmp_path) == []
+
+
+def test_ctrl_c_leaves_nothing_and_exits_130(small_checkpoint: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, str(small_checkpoint), "--output", str(tmp_path / "b"), "--size", str(SIDE)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("tracing")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    assert "interrupted" in rest.splitlines()[-1]
+    assert left_behind(tmp_path) == []

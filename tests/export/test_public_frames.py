@@ -1,0 +1,58 @@
+"""The whole path on real microscopy: parity with PyTorch, and Dice against the masks that people drew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from breastseg_deploy.images import find_frames
+from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.segmenter import Segmenter
+from breastseg_deploy.verification import FrameCheck, check_frames
+from breastseg_export.exporter import ExportSettings, export_bundle
+
+pytestmark = pytest.mark.data
+
+
+@pytest.fixture(scope="module")
+def exported(
+    microscopy: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Manifest, Path, Path]:
+    """The demo checkpoint exported at 512 x 512 with parity on the public test frames."""
+    frames = microscopy("public/test")
+    bundle = tmp_path_factory.mktemp("public") / "bundle"
+    return export_bundle(ExportSettings("demo", bundle, frames=frames)), bundle, frames
+
+
+@pytest.fixture(scope="module")
+def checked(exported: tuple[Manifest, Path, Path]) -> FrameCheck:
+    _, bundle, frames = exported
+    with Segmenter.open(bundle) as segment:
+        segment.self_test()
+        return check_frames(segment, find_frames([frames]))
+
+
+def test_every_artefact_agrees_with_pytorch_on_the_public_test_frames(exported: tuple[Manifest, Path, Path]) -> None:
+    manifest, _, _ = exported
+    assert manifest.parity_frames == "33 frames from files, 33 with ground truth"
+    for parity in manifest.parity:
+        assert parity.frames == 33
+        assert parity.worst_dice >= parity.limits.worst_dice
+        assert parity.dice_change is not None
+        assert abs(parity.dice_change) <= 0.001
+
+
+def test_float16_keeps_far_from_its_largest_number_on_the_public_test_frames(
+    exported: tuple[Manifest, Path, Path],
+) -> None:
+    half = exported[0].half
+    assert half is not None
+    assert half.largest_activation < 65504 / 4
+
+
+def test_bundle_segments_the_public_test_frames_above_the_measured_floor(checked: FrameCheck) -> None:
+    assert checked.frames == 33
+    assert checked.truth_dice_with_cells is not None
+    assert checked.truth_dice_with_cells >= 0.5

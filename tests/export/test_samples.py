@@ -1,0 +1,56 @@
+"""The frames that parity is measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from breastseg_deploy.errors import FrameError
+from breastseg_deploy.images import png_bytes
+from breastseg_export.samples import Samples
+
+SIZE = (64, 64)
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png_bytes(image))
+
+
+def test_phantoms_are_the_default_and_say_so() -> None:
+    samples = Samples(None, SIZE)
+    assert len(samples) == 10
+    assert samples.description == "10 phantom frames (synthetic; no clinical evidence)"
+    assert [bool(sample.truth is not None and sample.truth.any()) for sample in samples].count(True) == 4
+
+
+def test_a_data_set_folder_brings_its_masks(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "images" / f"{name}.png", np.full(SIZE, 7, np.uint8))
+    write(tmp_path / "masks" / "b.png", np.eye(64, dtype=np.uint8) * 255)
+    first, second = Samples(tmp_path, SIZE)
+    assert (first.name, first.truth) == ("a", None)
+    assert first.frame.shape == (64, 64, 3)
+    assert second.truth is not None
+    assert second.truth.sum() == 64
+    assert Samples(tmp_path, SIZE).description == "2 frames from files, 1 with ground truth"
+
+
+def test_a_frame_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "small.png", np.zeros((32, 64), np.uint8))
+    with pytest.raises(FrameError, match=r"small\.png: frames must be \(64, 64\) grey"):
+        Samples(tmp_path, SIZE)[0]
+
+
+def test_a_mask_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "a.png", np.zeros(SIZE, np.uint8))
+    write(tmp_path / "masks" / "a.png", np.zeros((32, 64), np.uint8))
+    with pytest.raises(FrameError, match=r"a\.png: its mask has the size \(32, 64\)"):
+        Samples(tmp_path, SIZE)[0]
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FrameError, match="holds no frames; expected files ending in"):
+        Samples(tmp_path, SIZE)

@@ -1,0 +1,109 @@
+"""The shape of the house: what imports what, what a wheel holds, what the packages show."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import breastseg_deploy
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP_LEVEL = {
+    "pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md",
+    "breastseg_deploy", "train", "export", "benchmarks", "tests", "docs",
+}  # fmt: skip
+
+# Refuses every import of a distribution that is not among the runtime's base dependencies.
+BARE_ENVIRONMENT = """
+import importlib, importlib.metadata, pkgutil, sys
+allowed = {"numpy", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "tqdm",
+           "breastseg_deploy"}
+homes = importlib.metadata.packages_distributions()
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top in homes and top not in allowed:
+            raise ModuleNotFoundError(f"{name} is not a base dependency", name=name)
+sys.meta_path.insert(0, Refuse())
+import breastseg_deploy
+for module in pkgutil.walk_packages(breastseg_deploy.__path__, "breastseg_deploy."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_runtime_module_imports_with_the_base_dependencies_alone() -> None:
+    imported = run_python(BARE_ENVIRONMENT).split()
+    on_disk = {m.name for m in pkgutil.walk_packages(breastseg_deploy.__path__, "breastseg_deploy.")}
+    assert set(imported) == on_disk
+    assert "breastseg_deploy.segmenter" in on_disk
+
+
+def test_base_dependencies_are_numpy_pydantic_and_a_progress_bar() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {name.partition(">")[0] for name in project["dependencies"]} == {"numpy", "pydantic", "tqdm"}
+
+
+def test_all_is_exactly_what_the_package_shows() -> None:
+    tree = ast.parse((ROOT / "breastseg_deploy" / "__init__.py").read_text())
+    reexported = {
+        alias.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+    assert reexported == set(breastseg_deploy.__all__)
+    for name in breastseg_deploy.__all__:
+        assert getattr(breastseg_deploy, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):
+        breastseg_deploy.Segmentor  # noqa: B018
+
+
+def test_a_wheel_holds_every_package_file(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = set()
+    for parent, package in (
+        (ROOT, "breastseg_deploy"),
+        (ROOT / "train", "breastseg_train"),
+        (ROOT / "export", "breastseg_export"),
+    ):
+        files = (path for path in (parent / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        expected |= {path.relative_to(parent).as_posix() for path in files}
+    assert held == expected
+    assert {"breastseg_deploy/py.typed", "breastseg_export/demo.safetensors", "breastseg_export/report.html.j2"} <= held
+
+
+def test_the_top_level_is_fixed() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    tops = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    assert {top for top in tops if not top.startswith(".")} <= TOP_LEVEL
+
+
+def test_the_pins_name_no_address() -> None:
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert (
+            line.startswith("#") or line.replace("==", "").replace(".", "").replace("-", "").replace("_", "").isalnum()
+        )

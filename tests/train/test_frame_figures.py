@@ -1,0 +1,56 @@
+"""Figures of one frame, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from breastseg_train.frame_figures import frame_figures, hausdorff95
+
+EMPTY = np.zeros((64, 64), np.uint8)
+
+
+def square(top: int, left: int, side: int) -> np.ndarray:
+    mask = EMPTY.copy()
+    mask[top : top + side, left : left + side] = 1
+    return mask
+
+
+def test_overlap_figures_are_the_papers_equations() -> None:
+    figures = frame_figures("f", square(10, 10, 20), square(10, 15, 20))
+    assert figures.dice == pytest.approx(2 * 300 / 800)
+    assert figures.iou == pytest.approx(300 / 500)
+    assert figures.precision == pytest.approx(300 / 400)
+    assert figures.recall == pytest.approx(300 / 400)
+
+
+def test_an_empty_frame_left_empty_counts_1_and_has_no_precision_recall_or_distance() -> None:
+    figures = frame_figures("f", EMPTY, EMPTY)
+    assert (figures.dice, figures.iou, figures.surface_dice) == (1, 1, 1)
+    assert (figures.precision, figures.recall, figures.hd95_px) == (None, None, None)
+
+
+def test_a_missed_frame_counts_0() -> None:
+    figures = frame_figures("f", EMPTY, square(10, 10, 20))
+    assert (figures.dice, figures.recall, figures.precision) == (0, 0, None)
+
+
+def test_hausdorff_distance_of_a_square_moved_sideways_is_the_move() -> None:
+    assert hausdorff95(square(10, 10, 20), square(10, 16, 20)) == pytest.approx(6, abs=1e-3)
+
+
+def test_hausdorff_distance_is_symmetric_and_sees_a_far_false_cell() -> None:
+    truth, with_false_cell = square(10, 10, 10), square(10, 10, 10) | square(50, 50, 8)
+    there, back = hausdorff95(with_false_cell, truth), hausdorff95(truth, with_false_cell)
+    assert there == back
+    assert there is not None
+    assert there > 40
+
+
+def test_a_small_structure_is_found_where_half_of_it_is_in_the_mask() -> None:
+    truth = square(4, 4, 8) | square(30, 30, 8) | square(40, 2, 20)
+    half = truth.copy()
+    half[4:8] = 0  # the first keeps 4 of 8 rows
+    half[30:35] = 0  # the second keeps 3
+    figures = frame_figures("f", half, truth)
+    assert (figures.small_structures, figures.small_structures_found) == (2, 1)

@@ -1,0 +1,71 @@
+"""`breastseg evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from breastseg_deploy.cli.command import Command, print_json
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the word demo")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
+    parser.add_argument("--splits", nargs="+", default=["test"], metavar="SPLIT", help="splits to evaluate on")
+    parser.add_argument("--apart", metavar="PATTERN", help="also report the frames of such names apart, e.g. 'scc_*'")
+    parser.add_argument("--tta", action="store_true", help="average over seven views of each frame")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from breastseg_train.checkpoint import load_checkpoint
+    from breastseg_train.data import read_data_set
+    from breastseg_train.evaluation import evaluate, summary
+    from breastseg_train.prediction import checkpoint_predictor, seven_fold
+
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    samples = read_data_set(arguments.data, arguments.splits).samples(arguments.splits)
+    progress = tqdm(samples, desc="evaluate", unit="frame", file=sys.stderr, disable=not sys.stderr.isatty())
+    predict = checkpoint_predictor(checkpoint)
+    figures = evaluate(seven_fold(predict) if arguments.tta else predict, progress, checkpoint.threshold)
+    result = {
+        "checkpoint": str(arguments.checkpoint),
+        "splits": arguments.splits,
+        "tta": arguments.tta,
+        **summary(figures),
+    }
+    if arguments.apart is not None:
+        result["apart"] = {arguments.apart: summary([f for f in figures if fnmatch(f.name, arguments.apart)])}
+    if arguments.json:
+        print_json(result)
+    else:
+        _print_table("all frames", result)
+        for pattern, apart in result.get("apart", {}).items():
+            _print_table(pattern, apart)
+    return 0
+
+
+def _print_table(title: str, result: dict[str, Any]) -> None:
+    cells, empty, small = result["with_cells"], result["empty"], result["small_structures"]
+    print(f"{title}: {result['frames']} frames, {cells['frames']} with cells")
+    for name in ("dice", "iou", "precision", "recall", "surface_dice", "hd95_px"):
+        spread = cells[name]
+        if spread is not None:
+            low, high = spread["ci95"]
+            print(f"  {name:14} {spread['mean']:8.4f}   95 % interval {low:.4f} to {high:.4f}   (frames with cells)")
+    if result["all"]["dice"] is not None:
+        print(f"  {'dice':14} {result['all']['dice']['mean']:8.4f}   (all frames; an empty pair counts 1)")
+    if empty["frames"]:
+        print(
+            f"  empty frames with predicted cells: {empty['false_positive_rate']:.1%} of {empty['frames']}, "
+            f"{empty['mean_predicted_pixels']:.1f} px on average"
+        )
+    print(f"  small structures found: {small['found']} of {small['count']}")
+
+
+COMMAND = Command("measure a checkpoint on frames with known masks", _add_arguments, _run)
