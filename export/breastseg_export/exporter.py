@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from breastseg_deploy.bundle import GOLDENS, MANIFEST, MODEL, NETWORK_FP16, REPORT, Golden, file_entry, golden_bytes
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
-from breastseg_deploy.errors import ParityError
+from breastseg_deploy.errors import ContractError, ParityError
 from breastseg_deploy.gabor import bank_sha256
 from breastseg_deploy.manifest import (
     FrameContract,
@@ -73,11 +73,14 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
+        ContractError: `min_dice` lies outside 0 to 1.
         FrameError: a size that is no multiple of 32, or frames that break the contract.
         OutputError: the bundle cannot be written.
         ParityError: an artefact misses a limit; the worst frames lie beside `output`, in a folder named in the message.
     """
     check_output_folder(settings.output, force=settings.force)
+    if settings.min_dice is not None and not 0 <= settings.min_dice <= 1:
+        raise ContractError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
     size = (settings.size_px, settings.size_px)
     checkpoint = load_checkpoint(settings.checkpoint)
     samples = Samples(settings.frames, size, settings.bit_depth)
@@ -156,7 +159,10 @@ def _limits(limits: ParityLimits, min_dice: float | None) -> ParityLimits:
 
 
 def _goldens(run: ParityRun) -> list[Golden]:
-    return [Golden(f"{GOLDENS}/{a.name}.npz", a.frame, a.probability, a.mask) for a in run.goldens]
+    return [
+        Golden(f"{GOLDENS}/golden-{number}.npz", answer.frame, answer.probability, answer.mask)
+        for number, answer in enumerate(run.goldens, start=1)
+    ]
 
 
 def _reject(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, samples: Samples) -> None:

@@ -127,6 +127,7 @@ def test_an_output_that_is_not_empty_is_refused_before_any_work(tmp_path: Path) 
         (["missing.safetensors"], "no checkpoint missing.safetensors"),
         (["demo", "--size", "500"], "multiple of 32"),
         (["demo", "--frames", "nowhere"], "there is no nowhere"),
+        (["demo", "--min-dice", "95"], "0 to 1, got 95"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_1(

@@ -22,7 +22,7 @@ def test_every_preset_goes_by_the_name_it_carries() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ContractError, match="no preset 'papper'; choose one of demo, .*paper"):
+    with pytest.raises(ContractError, match=r"no preset 'papper'; choose one of demo, .*paper"):
         preset_configuration("papper")
 
 

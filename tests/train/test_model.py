@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from segmentation_models_pytorch import encoders
 
-from breastseg_deploy.errors import CheckpointError, ContractError, FrameError
+from breastseg_deploy.errors import CheckpointError, ContractError, FrameError, MachineError
 from breastseg_train.model import Architecture, Projection, SegmentationModel
 
 SMALL = Architecture("efficientnet-b0", (16, 16, 16, 16, 16))
@@ -64,7 +65,7 @@ def test_the_projection_lets_the_edge_channel_in_with_the_first_step() -> None:
 
 
 def test_an_unknown_encoder_says_where_the_known_ones_are_listed() -> None:
-    with pytest.raises(ContractError, match="'efficientnet-b77'.*get_encoder_names"):
+    with pytest.raises(ContractError, match=r"'efficientnet-b77'.*get_encoder_names"):
         SegmentationModel(Architecture("efficientnet-b77", (16,) * 5))
 
 
@@ -73,20 +74,19 @@ def test_an_unknown_weight_set_is_refused_by_name() -> None:
         SegmentationModel(SMALL, encoder_weights="imagenet-99")
 
 
-def test_a_weight_sets_name_reaches_segmentation_models_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from segmentation_models_pytorch import encoders
-
+def test_a_weight_set_is_fetched_by_its_name_and_an_unreachable_one_asks_for_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[str] = []
 
-    def no_network(repo_id: str, *_: object, **__: object) -> str:
+    def no_network(repo_id: str, **_: object) -> str:
         asked.append(repo_id)
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(encoders, "hf_hub_download", no_network)
-    monkeypatch.setattr(encoders.model_zoo, "load_url", no_network)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(MachineError, match=r"weights 'imagenet' .* cannot be downloaded .*no network in tests"):
         SegmentationModel(SMALL, encoder_weights="imagenet")
-    assert "efficientnet-b0" in asked[0]
+    assert asked == ["smp-hub/efficientnet-b0.imagenet"]
 
 
 def test_encoder_weights_are_taken_from_a_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from breastseg_deploy.contract import check_model_size
-from breastseg_deploy.errors import CheckpointError, ContractError
+from breastseg_deploy.errors import CheckpointError, ContractError, MachineError
 from breastseg_deploy.gabor import GaborParameters
 
 INPUT_CHANNELS = 4
@@ -49,6 +49,7 @@ class SegmentationModel(nn.Module):
     Raises:
         ContractError: an encoder that segmentation-models-pytorch does not know, or a decoder that is too narrow.
         CheckpointError: an encoder file that does not fit.
+        MachineError: weights that cannot be downloaded.
     """
 
     def __init__(self, architecture: Architecture, encoder_weights: str | Path | None = None) -> None:
@@ -72,6 +73,11 @@ class SegmentationModel(nn.Module):
             raise ContractError(
                 f"segmentation-models-pytorch knows no encoder {architecture.encoder!r} with weights {named!r}; "
                 "segmentation_models_pytorch.encoders.get_encoder_names() lists what there is"
+            ) from err
+        except OSError as err:
+            raise MachineError(
+                f"the weights {named!r} of {architecture.encoder} cannot be downloaded ({err}); download them elsewhere "
+                "and pass the safetensors file as --encoder-weights, or leave it away to start from random weights"
             ) from err
         if encoder_weights is not None and named is None:
             self._load_encoder(Path(encoder_weights))
