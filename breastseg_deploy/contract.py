@@ -150,4 +150,4 @@ def _from_float(batch: NDArray[Any], bit_depth: int | None, full_scale: float | 
     low, high = float(batch.min()), float(batch.max())
     if low < 0 or high > full_scale:
         raise FrameError(f"floating-point frames must lie in [0, {full_scale}], got {low} to {high}; check full_scale")
-    return np.rint(batch.astype(np.float64) / full_scale * 255).astype(np.uint8)  # float16 itself would overflow
+    return np.rint(batch.astype(np.float64) / full_scale * 255).astype(np.uint8)  # float16 would round twice

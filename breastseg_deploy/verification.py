@@ -63,6 +63,10 @@ def check_frames(
             frame = read_frame(file.path)
             rgb = rgb_batch(frame, segment.manifest.frame.size_px, bit_depth=bit_depth if frame.itemsize == 2 else None)
             truth = None if file.truth is None else read_mask(file.truth)
+            if truth is not None and truth.shape != rgb.shape[1:3]:
+                raise FrameError(
+                    f"its mask has the size {truth.shape}, expected {rgb.shape[1:3]}; draw it on this frame"
+                )
         except FrameError as err:
             raise FrameError(f"{file.path}: {err}") from err
         mask = segment(rgb).mask[0]

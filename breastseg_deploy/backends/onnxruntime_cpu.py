@@ -55,7 +55,7 @@ class NetworkOnCpu:
     def infer(self, rgb: NDArray[np.uint8]) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
         started = time.perf_counter()
-        tensor = network_input(rgb, self._gabor).astype(np.float16)
+        tensor = network_input(rgb, self._gabor)
         preprocessed = time.perf_counter()
         logits = _run_session(self._session, tensor, rgb.shape[:3])
         seconds = {"preprocess": preprocessed - started, "network": time.perf_counter() - preprocessed}

@@ -45,16 +45,17 @@ class Activations:
 
 def reference(model: SegmentationModel) -> Engine:
     """The truth of every parity figure: float32 PyTorch behind the CPU reference preprocessing."""
-    return lambda frame: _run_torch(model, frame, torch.float32)
+    return _engine_of(model, model.architecture.gabor)
 
 
 def half_in_torch(model: SegmentationModel) -> Engine:
-    """The network in torch `.half()`, everything but the final sigmoid: it overflows where a GPU would.
+    """The network in torch `.half()` behind its float32 projection: it overflows where a GPU would.
 
     ONNX Runtime on a CPU computes float16 graphs in float32 and so hides an overflow; this does not.
     """
     half = copy.deepcopy(model).half()
-    return lambda frame: _run_torch(half, frame, torch.float16)
+    network = nn.Sequential(half.projection.float(), _ToHalf(), half.unet.encoder, _Decode(half))
+    return _engine_of(network, model.architecture.gabor)
 
 
 def portable_in_onnxruntime(graph: onnx.ModelProto) -> Engine:
@@ -72,8 +73,7 @@ def network_in_onnxruntime(graph: onnx.ModelProto, gabor: GaborParameters) -> En
     session = _session(graph)
 
     def run(frame: Frame) -> Probability:
-        tensor = network_input(frame[np.newaxis], gabor).astype(np.float16)
-        logits = session.run(None, {TENSOR: tensor})[0][0, 0]
+        logits = session.run(None, {TENSOR: network_input(frame[np.newaxis], gabor)})[0][0, 0]
         return torch.from_numpy(logits).sigmoid().numpy()
 
     return run
@@ -113,10 +113,29 @@ def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:
         )
 
 
-def _run_torch(model: SegmentationModel, frame: Frame, dtype: torch.dtype) -> Probability:
-    tensor = torch.from_numpy(network_input(frame[np.newaxis], model.architecture.gabor)).to(dtype)
-    with torch.inference_mode():
-        return model(tensor).float().sigmoid()[0, 0].numpy()  # type: ignore[no-any-return]
+class _ToHalf(nn.Module):
+    def forward(self, tensor: Tensor) -> Tensor:
+        return tensor.half()
+
+
+class _Decode(nn.Module):
+    """Decoder and head of a model, as one layer after its encoder."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        self.decoder, self.head = model.unet.decoder, model.unet.segmentation_head
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.head(self.decoder(features))  # type: ignore[no-any-return]
+
+
+def _engine_of(network: nn.Module, gabor: GaborParameters) -> Engine:
+    def run(frame: Frame) -> Probability:
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(network_input(frame[np.newaxis], gabor)))
+            return logits.float().sigmoid()[0, 0].numpy()  # type: ignore[no-any-return]
+
+    return run
 
 
 def _session(graph: onnx.ModelProto) -> Any:

@@ -108,7 +108,9 @@ def test_values_beyond_the_declared_depth_are_refused(depth: int) -> None:
 
 @pytest.mark.parametrize("depth", [None, 0, -1, 8, 17])
 def test_uint16_without_a_usable_depth_is_refused(depth: int | None) -> None:
-    with pytest.raises(FrameError, match=rf"bit_depth \(9 to 16\), got {depth}; their range is never guessed.*--bit-depth"):
+    with pytest.raises(
+        FrameError, match=rf"bit_depth \(9 to 16\), got {depth}; their range is never guessed.*--bit-depth"
+    ):
         rgb_batch(np.zeros(SIZE, np.uint16), SIZE, bit_depth=depth)
 
 
@@ -121,6 +123,13 @@ def test_big_endian_uint16_gives_the_same_values() -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4", np.longdouble])
 def test_floats_are_scaled_by_their_declared_white(dtype: Any) -> None:
     assert first_values([0, 0.25, 0.75, 1], dtype, full_scale=1.0) == [0, 64, 191, 255]
+
+
+def test_half_precision_floats_are_rounded_once() -> None:
+    every_half = np.arange(0x3C01, dtype=np.uint16).view(np.float16)  # 0 to 1
+    frame = np.resize(every_half, (128, 128))
+    expected = np.rint(frame.astype(np.float64) * 255)
+    np.testing.assert_array_equal(rgb_batch(frame, (128, 128), full_scale=1.0)[0, :, :, 0], expected)
 
 
 def test_float_white_of_any_size_is_255() -> None:
@@ -166,7 +175,9 @@ def test_uint8_may_be_declared_8_bit() -> None:
     np.testing.assert_array_equal(rgb_batch(frame, SIZE, bit_depth=8)[0], frame)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32, np.int64, np.bool_, np.complex64, object, "S1"])
+@pytest.mark.parametrize(
+    "dtype", [np.int8, np.int16, np.int32, np.uint32, np.int64, np.bool_, np.complex64, object, "S1"]
+)
 def test_other_dtypes_are_refused_by_name(dtype: Any) -> None:
     frame = np.zeros(SIZE, dtype)
     with pytest.raises(FrameError, match="must be uint8, uint16 with bit_depth, or floating point") as refusal:
@@ -193,7 +204,9 @@ def test_arrays_without_a_frame_are_refused(shape: tuple[int, ...]) -> None:
         rgb_batch(np.zeros(shape, np.uint8), SIZE)
 
 
-@pytest.mark.parametrize("thing", [None, [[0, 1]], "frame.png", 3, memoryview(b"0" * 2048)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "thing", [None, [[0, 1]], "frame.png", 3, memoryview(b"0" * 2048)], ids=lambda x: type(x).__name__
+)
 def test_what_is_no_array_is_refused(thing: Any) -> None:
     with pytest.raises(FrameError, match=f"must be a plain NumPy array, got {type(thing).__name__}; use numpy.asarray"):
         rgb_batch(thing, SIZE)
@@ -233,8 +246,16 @@ def test_model_sizes_that_are_multiples_of_32_pass(size: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize(
     ("size", "nearest"),
-    [((500, 512), "512 x 512"), ((512, 513), "512 x 512"), ((0, 32), "32 x 32"), ((-32, 64), "32 x 64"), ((8, 40), "32 x 32")],
+    [
+        ((500, 512), "512 x 512"),
+        ((512, 513), "512 x 512"),
+        ((0, 32), "32 x 32"),
+        ((-32, 64), "32 x 64"),
+        ((8, 40), "32 x 32"),
+    ],
 )
 def test_other_model_sizes_are_refused_with_the_nearest(size: tuple[int, int], nearest: str) -> None:
-    with pytest.raises(FrameError, match=f"multiple of 32 on both sides, got {size[0]} x {size[1]}; the nearest is {nearest}"):
+    with pytest.raises(
+        FrameError, match=f"multiple of 32 on both sides, got {size[0]} x {size[1]}; the nearest is {nearest}"
+    ):
         check_model_size(size)

@@ -24,7 +24,9 @@ def noise(*size: int, seed: int = 0) -> NDArray[np.uint8]:
 def by_opencv(rgb: NDArray[np.uint8], parameters: GaborParameters | None = None) -> NDArray[np.float64]:
     """The reference to float64 (held to `edge_channel_reference` in test_gabor), fast enough for large frames."""
     grey = luma(rgb)
-    return np.max([cv2.filter2D(grey, cv2.CV_64F, k, borderType=cv2.BORDER_REFLECT_101) for k in gabor_bank(parameters)], 0)
+    return np.max(
+        [cv2.filter2D(grey, cv2.CV_64F, k, borderType=cv2.BORDER_REFLECT_101) for k in gabor_bank(parameters)], 0
+    )
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 96), (71, 40)])

@@ -83,13 +83,17 @@ def test_text_that_is_no_json_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("raw", [[], [1, 2], "text", 1, None, {}, {"version": 1}])
 def test_json_that_is_no_manifest_is_refused(raw: Any) -> None:
-    with pytest.raises(BundleError, match="must be a JSON object with a schema_version; it was not made by breastseg-export"):
+    with pytest.raises(
+        BundleError, match="must be a JSON object with a schema_version; it was not made by breastseg-export"
+    ):
         parse(raw)
 
 
 @pytest.mark.parametrize("version", [2, 0, "1", None, 99])
 def test_another_schema_version_is_named_before_anything_else_is_read(version: Any) -> None:
-    with pytest.raises(BundleError, match=rf"has schema version {version!r}, this version reads 1; update breastseg-deploy"):
+    with pytest.raises(
+        BundleError, match=rf"has schema version {version!r}, this version reads 1; update breastseg-deploy"
+    ):
         parse({"schema_version": version, "a field of the future": 1})
 
 
@@ -101,7 +105,7 @@ def test_unknown_fields_are_refused_by_name() -> None:
 def test_unknown_fields_inside_a_part_are_refused_by_name() -> None:
     raw = content()
     raw["frame"]["gamma"] = 2.2
-    with pytest.raises(BundleError, match="frame.gamma"):
+    with pytest.raises(BundleError, match=r"frame.gamma"):
         parse(raw)
 
 
@@ -135,14 +139,16 @@ def test_a_value_out_of_range_is_refused_by_name(part: str, name: str, value: An
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.5, 1.5, "half", None])
 def test_thresholds_that_make_every_mask_full_or_empty_are_refused(threshold: Any) -> None:
-    with pytest.raises(BundleError, match="manifest.json: threshold: "):
+    with pytest.raises(BundleError, match=r"manifest.json: threshold: "):
         parse({**content(), "threshold": threshold})
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_are_not_finite_are_refused(value: str) -> None:
-    text = json.dumps(content()).replace('"threshold": 0.5', f'"threshold": {value}')
-    with pytest.raises(BundleError, match="manifest.json"):
+def test_limits_that_are_not_finite_are_refused(value: str) -> None:
+    """No Dice is under NaN: with such a limit every self-test would pass."""
+    text = json.dumps(content()).replace('{"worst_dice": 0.9999', f'{{"worst_dice": {value}')
+    assert value in text
+    with pytest.raises(BundleError, match=r"parity.0.limits.worst_dice: .*finite"):
         parse_manifest(text, "manifest.json")
 
 
@@ -150,7 +156,7 @@ def test_numbers_that_are_not_finite_are_refused(value: str) -> None:
 def test_file_names_that_lead_out_of_the_bundle_are_refused(name: str) -> None:
     raw = content()
     raw["files"][name] = {"bytes": 1, "sha256": HASH}
-    with pytest.raises(BundleError, match="files: .*leads out of the bundle"):
+    with pytest.raises(BundleError, match=r"files: .*leads out of the bundle"):
         parse(raw)
 
 
@@ -169,7 +175,11 @@ def test_a_bundle_without_goldens_is_refused() -> None:
 
 def test_limits_belong_to_the_artefact_that_had_to_meet_them() -> None:
     raw = content()
-    other = {**raw["parity"][0], "artefact": "network.fp16.onnx", "limits": {**raw["parity"][0]["limits"], "worst_dice": 0.9}}
+    other = {
+        **raw["parity"][0],
+        "artefact": "network.fp16.onnx",
+        "limits": {**raw["parity"][0]["limits"], "worst_dice": 0.9},
+    }
     manifest = parse({**raw, "parity": [other, *raw["parity"]]})
     assert manifest.limits_of("model.onnx").worst_dice == 0.9999
     assert manifest.limits_of("network.fp16.onnx").worst_dice == 0.9

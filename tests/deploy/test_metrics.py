@@ -136,6 +136,8 @@ def test_surface_dice_tells_a_full_frame_from_an_empty_one() -> None:
 
 @pytest.mark.parametrize("metric", [dice, flipped_ppm, surface_dice])
 @pytest.mark.parametrize("shape", [(1, 20, 30), (30,), (20, 1)])
-def test_masks_of_two_shapes_are_refused_and_not_broadcast(metric: Callable[..., float], shape: tuple[int, ...]) -> None:
+def test_masks_of_two_shapes_are_refused_and_not_broadcast(
+    metric: Callable[..., float], shape: tuple[int, ...]
+) -> None:
     with pytest.raises(ContractError, match=r"must have one shape, got \(20, 30\) and \("):
         metric(EMPTY, np.zeros(shape, np.uint8))

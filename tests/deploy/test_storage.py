@@ -24,6 +24,21 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def write_folder(place: Path, *, force: bool, error: BaseException | None = None) -> None:
+    """Write a folder with the one file "new", and fail with `error` after that where there is one."""
+    with folder_written_whole(place, force=force) as folder:
+        (folder / "new").write_bytes(b"new")
+        if error is not None:
+            raise error
+
+
+def write_folder_beside_a_rival(place: Path) -> None:
+    with folder_written_whole(place, force=False) as folder:
+        (folder / "mine").write_bytes(b"")
+        with folder_written_whole(place, force=False) as other:
+            (other / "rivals").write_bytes(b"")
+
+
 def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -56,7 +71,9 @@ def test_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path: Path) -> Non
     assert names(tmp_path) == {"a.bin"}
 
 
-def test_interrupted_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_write_leaves_the_old_file_and_no_partial_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ctrl_c(_descriptor: int) -> None:
         raise KeyboardInterrupt
 
@@ -70,26 +87,26 @@ def test_interrupted_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path
 
 def test_file_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match="cannot write .*file/a.bin: not a directory") as refusal:
+    with pytest.raises(OutputError, match=r"cannot write .*file/a.bin: not a directory") as refusal:
         write_whole(tmp_path / "file" / "a.bin", b"x")
     assert "\n" not in str(refusal.value)
 
 
 def test_file_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write .*: no such file or directory"):
+    with pytest.raises(OutputError, match=r"cannot write .*: no such file or directory"):
         write_whole(tmp_path / "missing" / "a.bin", b"x")
 
 
 def test_file_in_the_place_of_a_folder_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(OutputError, match="cannot write .*/a: is a directory"):
+    with pytest.raises(OutputError, match=r"cannot write .*/a: is a directory"):
         write_whole(tmp_path / "a", b"x")
     assert names(tmp_path) == {"a"}
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that takes no files: /proc")
 def test_read_only_place_is_refused() -> None:
-    with pytest.raises(OutputError, match="cannot write /proc/a.bin: "):
+    with pytest.raises(OutputError, match=r"cannot write /proc/a.bin: "):
         write_whole(Path("/proc/a.bin"), b"x")
     with pytest.raises(OutputError, match=r"cannot make the folder /proc/a: .*; choose another --output"):
         make_folder(Path("/proc/a"))
@@ -168,9 +185,8 @@ def test_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_failure_leaves_no_folder(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), folder_written_whole(tmp_path / "bundle", force=False) as folder:
-        (folder / "a").write_bytes(b"1")
-        raise error
+    with pytest.raises(error):
+        write_folder(tmp_path / "bundle", force=False, error=error())
     assert names(tmp_path) == set()
 
 
@@ -179,19 +195,17 @@ def test_failure_with_force_leaves_the_old_folder(tmp_path: Path, error: type[Ba
     place = tmp_path / "bundle"
     place.mkdir()
     (place / "old").write_bytes(b"old")
-    with pytest.raises(error), folder_written_whole(place, force=True) as folder:
-        (folder / "a").write_bytes(b"1")
-        raise error
+    with pytest.raises(error):
+        write_folder(place, force=True, error=error())
     assert names(place) == {"old"}
     assert names(tmp_path) == {"bundle"}
 
 
 def test_operating_system_errors_become_one_line(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match="cannot write .*bundle: no space left on device; nothing was left half-written"),
-        folder_written_whole(tmp_path / "bundle", force=False),
+    with pytest.raises(
+        OutputError, match=r"cannot write .*bundle: no space left on device; nothing was left half-written"
     ):
-        raise OSError(28, "No space left on device")
+        write_folder(tmp_path / "bundle", force=False, error=OSError(28, "No space left on device"))
     assert names(tmp_path) == set()
 
 
@@ -206,7 +220,9 @@ def test_force_replaces_the_old_folder_which_stays_until_the_new_one_is_ready(tm
     assert names(tmp_path) == {"bundle"}
 
 
-def test_ctrl_c_between_the_two_renames_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_between_the_two_renames_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place, rename = tmp_path / "bundle", Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -217,21 +233,16 @@ def test_ctrl_c_between_the_two_renames_brings_the_old_folder_back(tmp_path: Pat
     place.mkdir()
     (place / "old").write_bytes(b"old")
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), folder_written_whole(place, force=True) as folder:
-        (folder / "new").write_bytes(b"new")
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(place, force=True)
     assert names(place) == {"old"}
     assert names(tmp_path) == {"bundle"}
 
 
 def test_a_rival_that_was_faster_keeps_its_folder(tmp_path: Path) -> None:
     place = tmp_path / "bundle"
-    with (
-        pytest.raises(OutputError, match="is not empty; empty it, choose another, or pass --force"),
-        folder_written_whole(place, force=False) as folder,
-    ):
-        (folder / "mine").write_bytes(b"")
-        with folder_written_whole(place, force=False) as other:
-            (other / "rivals").write_bytes(b"")
+    with pytest.raises(OutputError, match="is not empty; empty it, choose another, or pass --force"):
+        write_folder_beside_a_rival(place)
     assert names(place) == {"rivals"}
     assert names(tmp_path) == {"bundle"}
 
@@ -265,7 +276,9 @@ def test_the_working_folder_and_those_above_it_are_never_replaced(
     (tmp_path / "precious").write_bytes(b"")
     monkeypatch.chdir(inner)
     with (
-        pytest.raises(OutputError, match="is the working folder or holds it and cannot be replaced; choose a folder inside"),
+        pytest.raises(
+            OutputError, match="is the working folder or holds it and cannot be replaced; choose a folder inside"
+        ),
         folder_written_whole(Path(name), force=True),
     ):
         pytest.fail("a folder was handed out")

@@ -10,9 +10,9 @@ from discs import disc_frame, write_frame
 
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
-    """Splits train (6 frames), val (3) and test (3); every third frame is empty."""
+    """Splits train (4 frames), val (3) and test (3); every third frame is empty."""
     root = tmp_path / "data"
-    for first_seed, (split, count) in enumerate({"train": 6, "val": 3, "test": 3}.items()):
+    for first_seed, (split, count) in enumerate({"train": 4, "val": 3, "test": 3}.items()):
         for i in range(count):
             frame, mask = disc_frame(100 * first_seed + i, cells=0 if i % 3 == 2 else 3)
             write_frame(root, split, f"{split}-{i}", frame, mask)

@@ -22,8 +22,13 @@ def test_every_preset_goes_by_the_name_it_carries() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ContractError, match=r"no preset 'papper'; choose one of demo, .*paper"):
+    with pytest.raises(ContractError, match=r"no preset 'papper'; choose one of .*demo.*paper"):
         preset_configuration("papper")
+
+
+def test_a_run_ends_with_a_validation() -> None:
+    with pytest.raises(ContractError, match=r"epochs must be a multiple of 4, .* got 10"):
+        Configuration("x", epochs=10, validate_every_epochs=4)
 
 
 @pytest.mark.parametrize("crop_px", [32, 100])

@@ -14,6 +14,8 @@ from breastseg_train.evaluation import confidence_interval, evaluate, masked, su
 from breastseg_train.frame_figures import frame_figures
 from breastseg_train.prediction import seen_upright, seven_fold, seven_views
 
+DARK = np.zeros((64, 64, 3), np.uint8)
+
 
 def brightness(frames: np.ndarray) -> np.ndarray:
     """A predictor that calls bright pixels cells."""
@@ -38,7 +40,7 @@ def test_a_predictor_that_sees_cells_everywhere_is_found_out_by_the_empty_frames
 
 def test_frames_with_cells_are_reported_apart_from_all() -> None:
     empty, mask = np.zeros((64, 64), np.uint8), disc_frame(0, 3)[1] // 255
-    figures = [frame_figures("missed", empty, mask), frame_figures("empty", empty, empty)]
+    figures = [frame_figures("missed", DARK, empty, mask), frame_figures("empty", DARK, empty, empty)]
     result = summary(figures)
     assert result["with_cells"]["dice"]["mean"] == 0
     assert result["all"]["dice"]["mean"] == 0.5
@@ -46,15 +48,16 @@ def test_frames_with_cells_are_reported_apart_from_all() -> None:
 
 def test_a_figure_is_averaged_only_where_it_is_defined() -> None:
     empty, mask = np.zeros((64, 64), np.uint8), disc_frame(0, 3)[1] // 255
-    result = summary([frame_figures("missed", empty, mask), frame_figures("found", mask, mask)])
+    result = summary([frame_figures("missed", DARK, empty, mask), frame_figures("found", DARK, mask, mask)])
     assert result["with_cells"]["hd95_px"]["frames"] == 1
     assert result["with_cells"]["hd95_px"]["mean"] == 0
     assert result["with_cells"]["recall"]["frames"] == 2
+    assert result["errors"]["wrong_pixels"] == mask.sum()
 
 
 def test_no_empty_frames_give_no_false_positive_rate() -> None:
     mask = disc_frame(0, 3)[1] // 255
-    assert summary([frame_figures("found", mask, mask)])["empty"]["false_positive_rate"] is None
+    assert summary([frame_figures("found", DARK, mask, mask)])["empty"]["false_positive_rate"] is None
 
 
 def test_the_interval_is_as_wide_as_the_normal_one_for_many_frames() -> None:

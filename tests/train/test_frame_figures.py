@@ -8,6 +8,7 @@ import pytest
 from breastseg_train.frame_figures import frame_figures, hausdorff95
 
 EMPTY = np.zeros((64, 64), np.uint8)
+FRAME = np.zeros((64, 64, 3), np.uint8)
 
 
 def square(top: int, left: int, side: int) -> np.ndarray:
@@ -17,7 +18,7 @@ def square(top: int, left: int, side: int) -> np.ndarray:
 
 
 def test_overlap_figures_are_the_papers_equations() -> None:
-    figures = frame_figures("f", square(10, 10, 20), square(10, 15, 20))
+    figures = frame_figures("f", FRAME, square(10, 10, 20), square(10, 15, 20))
     assert figures.dice == pytest.approx(2 * 300 / 800)
     assert figures.iou == pytest.approx(300 / 500)
     assert figures.precision == pytest.approx(300 / 400)
@@ -25,13 +26,13 @@ def test_overlap_figures_are_the_papers_equations() -> None:
 
 
 def test_an_empty_frame_left_empty_counts_1_and_has_no_precision_recall_or_distance() -> None:
-    figures = frame_figures("f", EMPTY, EMPTY)
+    figures = frame_figures("f", FRAME, EMPTY, EMPTY)
     assert (figures.dice, figures.iou, figures.surface_dice) == (1, 1, 1)
     assert (figures.precision, figures.recall, figures.hd95_px) == (None, None, None)
 
 
 def test_a_missed_frame_counts_0() -> None:
-    figures = frame_figures("f", EMPTY, square(10, 10, 20))
+    figures = frame_figures("f", FRAME, EMPTY, square(10, 10, 20))
     assert (figures.dice, figures.recall, figures.precision) == (0, 0, None)
 
 
@@ -52,5 +53,5 @@ def test_a_small_structure_is_found_where_half_of_it_is_in_the_mask() -> None:
     half = truth.copy()
     half[4:8] = 0  # the first keeps 4 of 8 rows
     half[30:35] = 0  # the second keeps 3
-    figures = frame_figures("f", half, truth)
+    figures = frame_figures("f", FRAME, half, truth)
     assert (figures.small_structures, figures.small_structures_found) == (2, 1)

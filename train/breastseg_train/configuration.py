@@ -20,10 +20,12 @@ class Configuration:
         encoder: see `model.Architecture`.
         decoder_channels: see `model.Architecture`.
         crop_px: side of the square training crop; validation always sees whole frames.
-        batch_size: crops per step of the model, over all processes together.
+        batch_size: crops per step of the model.
         accumulation: steps whose gradients are added up before the optimiser moves.
         epochs: passes of as many crops as there are training frames.
         validate_every_epochs: validation is the dear part on a CPU.
+        loss: a name in `loss_variants.LOSSES`.
+        stabilised: OneCycleLR, clipping and the outlier rule; without it, lr_max throughout and the best score wins.
         lr_max: peak learning rate of OneCycleLR.
         lr_min: learning rate at its start and end.
         warmup_share: share of all steps on the way up.
@@ -38,7 +40,7 @@ class Configuration:
         seed: of the initial weights, the draws and the augmentation.
 
     Raises:
-        ContractError: a crop that the network or the elastic deformation cannot carry.
+        ContractError: a crop that the network or the elastic deformation cannot carry; a last epoch without validation.
     """
 
     preset: str
@@ -49,6 +51,8 @@ class Configuration:
     accumulation: int = 2
     epochs: int = 200
     validate_every_epochs: int = 1
+    loss: str = "combined"
+    stabilised: bool = True
     lr_max: float = 3e-4
     lr_min: float = 3e-7
     warmup_share: float = 0.1
@@ -66,6 +70,11 @@ class Configuration:
             raise ContractError(
                 f"crop_px must be a multiple of {SIDE_MULTIPLE_PX} and at least {MIN_CROP_PX}, got {self.crop_px}"
             )
+        if self.epochs < 1 or self.epochs % self.validate_every_epochs:
+            raise ContractError(
+                f"epochs must be a multiple of {self.validate_every_epochs}, so that the run ends with a validation, "
+                f"got {self.epochs}"
+            )
 
 
 PRESETS = {
@@ -73,6 +82,11 @@ PRESETS = {
     for preset in (
         # Sections III E to III H of the paper: these are the defaults of Configuration.
         Configuration("paper"),
+        # What the paper's stabilisation is measured against (section IV B), and single changes of the paper's run.
+        Configuration("unstabilised", stabilised=False),
+        Configuration("no-weighted-sampling", weighted_sampling=False),
+        Configuration("boundary-aware", loss="boundary-aware"),
+        Configuration("hybrid-loss", loss="hybrid"),
         # A model small enough to ship, trained from random weights in an hour on two CPU cores.
         Configuration(
             "demo",

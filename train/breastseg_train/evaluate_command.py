@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from breastseg_deploy.cli.command import Command, print_json
+from breastseg_deploy.errors import DataError
+from breastseg_deploy.storage import write_whole
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +18,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
     parser.add_argument("--splits", nargs="+", default=["test"], metavar="SPLIT", help="splits to evaluate on")
     parser.add_argument("--apart", metavar="PATTERN", help="also report the frames of such names apart, e.g. 'scc_*'")
+    parser.add_argument("--panel", type=Path, metavar="FILE", help="draw the best, median and worst frame (PNG)")
     parser.add_argument("--tta", action="store_true", help="average over seven views of each frame")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
@@ -26,13 +29,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_train.checkpoint import load_checkpoint
     from breastseg_train.data import read_data_set
     from breastseg_train.evaluation import evaluate, summary
+    from breastseg_train.panel import best_median_worst, panel_png
     from breastseg_train.prediction import checkpoint_predictor, seven_fold
 
     checkpoint = load_checkpoint(arguments.checkpoint)
     samples = read_data_set(arguments.data, arguments.splits).samples(arguments.splits)
     progress = tqdm(samples, desc="evaluate", unit="frame", file=sys.stderr, disable=not sys.stderr.isatty())
     predict = checkpoint_predictor(checkpoint)
-    figures = evaluate(seven_fold(predict) if arguments.tta else predict, progress, checkpoint.threshold)
+    if arguments.tta:
+        predict = seven_fold(predict)
+    figures = evaluate(predict, progress, checkpoint.threshold)
     result = {
         "checkpoint": str(arguments.checkpoint),
         "splits": arguments.splits,
@@ -41,6 +47,12 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     if arguments.apart is not None:
         result["apart"] = {arguments.apart: summary([f for f in figures if fnmatch(f.name, arguments.apart)])}
+    if arguments.panel is not None:
+        by_name = {sample.name: sample for sample in samples}
+        chosen = {called: (by_name[frame.name], frame.dice) for called, frame in best_median_worst(figures).items()}
+        if not chosen:
+            raise DataError(f"no frame of {', '.join(arguments.splits)} has cells to draw; leave --panel away")
+        write_whole(arguments.panel, panel_png(predict, chosen, checkpoint.threshold))
     if arguments.json:
         print_json(result)
     else:
@@ -66,6 +78,10 @@ def _print_table(title: str, result: dict[str, Any]) -> None:
             f"{empty['mean_predicted_pixels']:.1f} px on average"
         )
     print(f"  small structures found: {small['found']} of {small['count']}")
+    errors = dict(result["errors"])
+    if wrong := errors.pop("wrong_pixels"):
+        places = ", ".join(f"{place.replace('_', ' ')} {share:.0%}" for place, share in errors.items())
+        print(f"  of {wrong} wrong pixels (places may overlap): {places}")
 
 
 COMMAND = Command("measure a checkpoint on frames with known masks", _add_arguments, _run)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_train.data import Sample, read_frame, read_mask
+from breastseg_train.error_analysis import total
 from breastseg_train.frame_figures import FrameFigures, frame_figures
 
 Predictor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -22,12 +24,12 @@ _FIGURES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_px")
 
 def evaluate(predict: Predictor, samples: Iterable[Sample], threshold: float) -> list[FrameFigures]:
     """Figures of every sample; a pixel is cell where its probability is >= threshold."""
-    return [
-        frame_figures(
-            sample.name, masked(predict(read_frame(sample.image)[np.newaxis])[0], threshold), read_mask(sample.mask)
-        )
-        for sample in samples
-    ]
+    figures = []
+    for sample in samples:
+        frame = read_frame(sample.image)
+        mask = masked(predict(frame[np.newaxis])[0], threshold)
+        figures.append(frame_figures(sample.name, frame, mask, read_mask(sample.mask)))
+    return figures
 
 
 def masked(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
@@ -41,7 +43,8 @@ def summary(figures: Sequence[FrameFigures]) -> dict[str, Any]:
     Returns:
         JSON values: `frames`; `with_cells` and `all`, each with the number of frames and, per figure, its mean,
         standard deviation and 95 % bootstrap interval of the mean over the frames where it is defined; `empty`, with
-        the share of frames with any predicted pixel and their mean number; `small_structures` found and in all.
+        the share of frames with any predicted pixel and their mean number; `small_structures` found and in all;
+        `errors`, with the number of wrong pixels and the share of them in each place, see `error_analysis`.
     """
     with_cells = [frame for frame in figures if frame.truth_pixels]
     empty = [frame for frame in figures if not frame.truth_pixels]
@@ -57,6 +60,7 @@ def summary(figures: Sequence[FrameFigures]) -> dict[str, Any]:
             "mean_predicted_pixels": _mean([float(frame.mask_pixels) for frame in empty]),
         },
         "small_structures": {"count": small, "found": found, "recall": found / small if small else None},
+        "errors": _error_shares(figures),
     }
 
 
@@ -86,6 +90,12 @@ def _spread(frames: Sequence[FrameFigures], name: str) -> dict[str, Any] | None:
         "ci95": [round(low, 6), round(high, 6)],
         "frames": len(values),
     }
+
+
+def _error_shares(figures: Sequence[FrameFigures]) -> dict[str, Any]:
+    counts = asdict(total(frame.errors for frame in figures))
+    wrong = counts.pop("wrong")
+    return {"wrong_pixels": wrong, **{place: count / wrong if wrong else None for place, count in counts.items()}}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.metrics import border, dice, surface_dice
+from breastseg_train.error_analysis import ErrorCounts, error_counts
 from breastseg_train.mask_statistics import SMALL_STRUCTURE_PX
 
 HAUSDORFF_PERCENTILE = 95
@@ -33,6 +34,7 @@ class FrameFigures:
         hd95_px: see `hausdorff95`; None where one of the masks is empty.
         small_structures: components under 100 px in truth.
         small_structures_found: how many of them have at least half of their pixels in the mask.
+        errors: where the wrong pixels lie.
     """
 
     name: str
@@ -46,10 +48,13 @@ class FrameFigures:
     hd95_px: float | None
     small_structures: int
     small_structures_found: int
+    errors: ErrorCounts
 
 
-def frame_figures(name: str, mask: NDArray[np.uint8], truth: NDArray[np.uint8]) -> FrameFigures:
-    """Compare a mask with its truth, both (H, W) uint8, 0 and 1."""
+def frame_figures(
+    name: str, frame: NDArray[np.uint8], mask: NDArray[np.uint8], truth: NDArray[np.uint8]
+) -> FrameFigures:
+    """Compare the mask of an (H, W, 3) uint8 RGB frame with its truth, both (H, W) uint8, 0 and 1."""
     hits, predicted, expected = int((mask & truth).sum()), int(mask.sum()), int(truth.sum())
     union = predicted + expected - hits
     small, found = _small_structures(mask, truth)
@@ -65,6 +70,7 @@ def frame_figures(name: str, mask: NDArray[np.uint8], truth: NDArray[np.uint8]) 
         hd95_px=hausdorff95(mask, truth),
         small_structures=small,
         small_structures_found=found,
+        errors=error_counts(frame, mask, truth),
     )
 
 

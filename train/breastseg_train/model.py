@@ -76,7 +76,7 @@ class SegmentationModel(nn.Module):
             ) from err
         except OSError as err:
             raise MachineError(
-                f"the weights {named!r} of {architecture.encoder} cannot be downloaded ({err}); download them elsewhere "
+                f"the weights {named!r} of {architecture.encoder} cannot be downloaded ({err}); fetch them elsewhere "
                 "and pass the safetensors file as --encoder-weights, or leave it away to start from random weights"
             ) from err
         if encoder_weights is not None and named is None:

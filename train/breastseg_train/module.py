@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from breastseg_deploy.errors import TrainingError
 from breastseg_train.configuration import Configuration
-from breastseg_train.loss import combined_loss
+from breastseg_train.loss_variants import LOSSES
 from breastseg_train.model import SegmentationModel
 from breastseg_train.validation import pixel_counts, validation_figures
 
@@ -27,6 +27,7 @@ class SegmentationTraining(lightning.LightningModule):
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.configuration = configuration
+        self._loss = LOSSES[configuration.loss]
         self._counts: list[Tensor] = []
         if configuration.batch_norm_momentum is not None:
             for layer in model.modules():
@@ -39,8 +40,8 @@ class SegmentationTraining(lightning.LightningModule):
         return logits
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's dropout from seed, epoch and rank, so that a resumed run repeats an uninterrupted one."""
-        torch.manual_seed(self.configuration.seed + 1_000_003 * self.current_epoch + self.global_rank)
+        """Start the epoch's dropout from seed and epoch, so that a resumed run repeats an uninterrupted one."""
+        torch.manual_seed(self.configuration.seed + 1_000_003 * self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """The loss of one batch.
@@ -49,32 +50,34 @@ class SegmentationTraining(lightning.LightningModule):
             TrainingError: it is not finite.
         """
         tensor, truth = batch
-        loss = combined_loss(self(tensor), truth)
+        loss = self._loss(self(tensor), truth)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch + 1}; the last checkpoint stays usable: "
-                "start again from it with a lower learning rate or in 32-true precision"
+                "train again with a lower lr_max, or in 32-true precision"
             )
-        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(truth), sync_dist=True)
+        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(truth))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Count the right and wrong pixels of whole frames."""
         tensor, truth = batch
         logits = self(tensor)
-        self.log("val_loss", combined_loss(logits, truth), on_epoch=True, batch_size=len(truth), sync_dist=True)
+        self.log("val_loss", self._loss(logits, truth), on_epoch=True, batch_size=len(truth))
         self._counts.append(pixel_counts(torch.sigmoid(logits.float()) >= THRESHOLD, truth))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures as `val_...`; every process has seen all frames, so there is nothing to gather."""
+        """Log the figures of the epoch as `val_...`."""
         figures = validation_figures(torch.cat(self._counts))
         self._counts.clear()
         self.log_dict({f"val_{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> Any:
-        """AdamW under the one-cycle schedule."""
+        """AdamW, under the one-cycle schedule where the run is stabilised."""
         c = self.configuration
         optimizer = AdamW(self.model.parameters(), lr=c.lr_max, weight_decay=c.weight_decay)
+        if not c.stabilised:
+            return optimizer
         schedule = one_cycle(optimizer, c, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -19,11 +19,13 @@ from breastseg_deploy.errors import OutputError
 from breastseg_deploy.storage import write_whole
 from breastseg_train.checkpoint import Checkpoint, save_checkpoint
 from breastseg_train.configuration import Configuration
+from breastseg_train.curves import curves_png
 from breastseg_train.data import DataSet
 from breastseg_train.module import THRESHOLD, SegmentationTraining
 from breastseg_train.stabilise import best_epoch, stabilised
 
-RUN, FIGURES, BEST, LAST, RESUME = "run.json", "metrics.csv", "best.safetensors", "last.safetensors", "resume.ckpt"
+RUN, FIGURES, CURVES = "run.json", "metrics.csv", "curves.png"
+BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.ckpt"
 SCORE = "val_dice"
 """What chooses the best checkpoint: Dice over all frames, so that cells found in empty frames count against it."""
 
@@ -82,13 +84,11 @@ class RunFolder(lightning.Callback):
         Raises:
             OutputError: no space, no permission.
         """
-        if not trainer.is_global_zero:
-            trainer.save_checkpoint(self._folder / RESUME)  # writes nothing, but meets the first process there
-            return
         if self._validated and isinstance(pl_module, SegmentationTraining):
             self._record(trainer, pl_module)
         self._validated = False
-        self._write(RESUME, trainer.save_checkpoint)
+        if not trainer.should_stop:  # stopped by the clock, the epoch may not be whole
+            self._write(RESUME, trainer.save_checkpoint)
 
     def _record(self, trainer: lightning.Trainer, module: SegmentationTraining) -> None:
         """Add a row of figures; save the model as the last, and as the best where it is."""
@@ -98,9 +98,12 @@ class RunFolder(lightning.Callback):
         row = {**position, **figures, f"{SCORE}_ema": round(history[-1].ema, 6), "outlier": int(history[-1].outlier)}
         self._rows.append(row)
         write_whole(self._folder / FIGURES, _csv(self._rows))
+        write_whole(self._folder / CURVES, curves_png(self._rows))
         checkpoint = Checkpoint(module.model, THRESHOLD, {**self._description, "validation": row})
         self._write(LAST, lambda path: save_checkpoint(checkpoint, path))
-        if best_epoch(history) == len(history) - 1:
+        scores = [epoch.score for epoch in history]
+        best = best_epoch(history) if module.configuration.stabilised else scores.index(max(scores))
+        if best == len(history) - 1:
             self._write(BEST, lambda path: save_checkpoint(checkpoint, path))
 
     def _write(self, name: str, write: Callable[[Path], None]) -> None:
@@ -120,17 +123,35 @@ class RunFolder(lightning.Callback):
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The description of the run in a folder.
+    """The description of a run that can be resumed.
 
     Raises:
-        OutputError: the folder holds no run.
+        OutputError: the folder holds no run, or none with a whole epoch.
     """
     try:
+        if not (folder / RESUME).is_file():
+            raise OutputError(f"{folder} holds no whole epoch to go on from ({RESUME} is missing); leave --resume away")
         return dict(json.loads((folder / RUN).read_text()))
     except (OSError, ValueError) as err:
+        raise OutputError(f"{folder} holds no run ({RUN} is missing or damaged); leave --resume away") from err
+
+
+def read_figures(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's `metrics.csv`, at least one.
+
+    Raises:
+        OutputError: the folder holds no run that was validated.
+    """
+    try:
+        with (folder / FIGURES).open(newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError) as err:
         raise OutputError(
-            f"{folder} holds no run to resume ({RUN} is missing or damaged); leave --resume away"
+            f"{folder} holds no figures of a run ({FIGURES} is missing or damaged); train it first"
         ) from err
+    if not rows:
+        raise OutputError(f"{folder / FIGURES} has no rows; train the run up to its first validation")
+    return rows
 
 
 def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:

@@ -47,7 +47,7 @@ def train(
         train_on: splits to train on.
         validate_on: splits to validate on.
         encoder_weights: see `model.SegmentationModel`.
-        max_minutes: stop after the step that reaches this time, wherever the schedule is then.
+        max_minutes: stop after the step that reaches this time, wherever the schedule is then, and validate.
         resume: go on with the run in `run` after its last whole epoch; it ends with the weights of a run that was never
             interrupted.
 
@@ -55,7 +55,7 @@ def train(
         The figures of the last validation, `epochs`, and `steps`.
 
     Raises:
-        ContractError: a batch that the processes cannot share; a resumed run of another configuration or other data.
+        ContractError: a resumed run has another configuration or other data.
         DataError: the data set has problems.
         OutputError: the run folder cannot be written, or holds no run to resume.
         TrainingError: the loss became NaN or infinite; out of memory.
@@ -75,11 +75,11 @@ def train(
             max_epochs=configuration.epochs,
             max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
             accumulate_grad_batches=configuration.accumulation,
-            gradient_clip_val=configuration.clip_norm,
+            gradient_clip_val=configuration.clip_norm if configuration.stabilised else None,
             check_val_every_n_epoch=configuration.validate_every_epochs,
             precision=configuration.precision,  # type: ignore[arg-type]
             num_sanity_val_steps=0,
-            use_distributed_sampler=False,
+            devices=1,
             callbacks=[RunFolder(run, description)],
             logger=False,
             enable_checkpointing=False,
@@ -90,7 +90,7 @@ def train(
         with training_ends_in_a_sentence(trainer, run):
             trainer.fit(
                 module,
-                training_loader(data.samples(train_on), configuration, trainer.global_rank, trainer.world_size),
+                training_loader(data.samples(train_on), configuration),
                 DataLoader(WholeFrames(data.samples(validate_on)), num_workers=configuration.workers),
                 ckpt_path=run / RESUME if resume else None,
                 weights_only=True,
@@ -99,26 +99,16 @@ def train(
     return {"epochs": trainer.current_epoch, "steps": trainer.global_step, **figures}
 
 
-def training_loader(
-    samples: Sequence[Sample], configuration: Configuration, rank: int = 0, processes: int = 1
-) -> DataLoader[Any]:
-    """This process's share of the batches of augmented crops, in the order that the seed decides.
-
-    Raises:
-        ContractError: the batch does not divide among the processes.
-    """
-    if configuration.batch_size % processes:
-        raise ContractError(
-            f"a batch of {configuration.batch_size} cannot be shared by {processes} processes; use a divisor of it"
-        )
+def training_loader(samples: Sequence[Sample], configuration: Configuration) -> DataLoader[Any]:
+    """Batches of augmented crops, in the order that the seed decides."""
     weights = None
     if configuration.weighted_sampling:
         weights = [mask_statistics(read_mask(sample.mask)).complexity for sample in samples]
     augmentation = Augmentation(configuration.crop_px, configuration.brightness_contrast)
     return DataLoader(
         TrainingFrames(samples, augmentation),
-        batch_size=configuration.batch_size // processes,
-        sampler=SeededDraws(weights, len(samples), configuration.seed, rank, processes),
+        batch_size=configuration.batch_size,
+        sampler=SeededDraws(weights, len(samples), configuration.seed),
         num_workers=configuration.workers,
         persistent_workers=configuration.workers > 0,
         drop_last=True,

@@ -29,16 +29,17 @@ def validation_figures(counts: Tensor) -> dict[str, float]:
 
     Returns:
         `dice`: over all frames, 1 for an empty pair by convention; `dice_with_cells` and `iou_with_cells`: over frames
-        with cells in truth; `false_positive_rate`: share of empty frames with any predicted pixel. NaN where no such
-        frame exists.
+        with cells in truth; `false_positive_rate`: share of empty frames with any predicted pixel. Figures of frames
+        that do not exist are left out.
     """
     true_positive, false_positive, false_negative = counts.double().unbind(1)
     union = true_positive + false_positive + false_negative
     dice = torch.where(union > 0, 2 * true_positive / (union + true_positive), 1.0)
     with_cells = true_positive + false_negative > 0
-    return {
-        "dice": float(dice.mean()),
-        "dice_with_cells": float(dice[with_cells].mean()),
-        "iou_with_cells": float((true_positive / union)[with_cells].mean()),
-        "false_positive_rate": float((false_positive[~with_cells] > 0).double().mean()),
+    figures = {
+        "dice": dice,
+        "dice_with_cells": dice[with_cells],
+        "iou_with_cells": (true_positive / union)[with_cells],
+        "false_positive_rate": (false_positive[~with_cells] > 0).double(),
     }
+    return {name: float(values.mean()) for name, values in figures.items() if len(values)}

@@ -1,0 +1,22 @@
+"""The error tree and the exit codes that stand for it."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from breastseg_deploy import errors
+from breastseg_deploy.errors import BreastsegError, MachineError, ParityError
+
+TREE = [thing for thing in vars(errors).values() if inspect.isclass(thing)]
+
+
+def test_every_error_belongs_to_the_one_tree() -> None:
+    assert len(TREE) >= 9
+    assert all(issubclass(error, BreastsegError) for error in TREE)
+
+
+@pytest.mark.parametrize("error", TREE)
+def test_exit_code_is_3_for_parity_4_for_the_machine_and_1_otherwise(error: type[BreastsegError]) -> None:
+    assert error.exit_code == {ParityError: 3, MachineError: 4}.get(error, 1)

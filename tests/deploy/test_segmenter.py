@@ -1,0 +1,357 @@
+"""The runtime as scanner software meets it: answers, refusals, threads, and engines that cannot be trusted."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
+
+from breastseg_deploy import BackendError, BundleError, FrameError, ParityError, Segmenter
+from breastseg_deploy.backends import Choice, Inference
+from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.phantom import phantom_frame
+
+SIDE = 128
+FRAME = phantom_frame(0, (SIDE, SIDE)).frame
+COLOUR = np.dstack([FRAME, FRAME // 2, FRAME // 3])
+
+
+@pytest.fixture(scope="module")
+def segment(demo_bundle: Path) -> Iterator[Segmenter]:
+    with Segmenter.open(demo_bundle) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("frame", [FRAME, COLOUR], ids=["grey", "colour"])
+def test_one_frame_gives_one_mask_of_0_and_1(segment: Segmenter, frame: NDArray[np.uint8]) -> None:
+    answer = segment(frame)
+    assert answer.mask.shape == answer.probability.shape == (SIDE, SIDE)
+    assert answer.mask.dtype == np.uint8
+    assert answer.probability.dtype == np.float32
+    assert set(np.unique(answer.mask)) <= {0, 1}
+    assert 0 <= answer.probability.min() <= answer.probability.max() <= 1
+
+
+def test_mask_is_the_probability_at_the_threshold(segment: Segmenter) -> None:
+    answer = segment(FRAME)
+    np.testing.assert_array_equal(answer.mask, answer.probability >= segment.manifest.threshold)
+
+
+def test_a_probability_equal_to_the_threshold_is_a_cell(bundle_copy: Path) -> None:
+    edit_manifest(bundle_copy, lambda raw: raw.update(threshold=0.25))
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.25)
+    with Segmenter.open(bundle_copy) as segment:
+        assert segment(FRAME).mask.all()
+
+
+def test_grey_frame_is_the_same_as_its_three_equal_channels(segment: Segmenter) -> None:
+    np.testing.assert_array_equal(segment(FRAME).probability, segment(np.dstack([FRAME] * 3)).probability)
+
+
+def test_colour_order_matters(segment: Segmenter) -> None:
+    assert not np.array_equal(segment(COLOUR).probability, segment(COLOUR[:, :, ::-1]).probability)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_batch_gives_what_its_frames_give_one_by_one(segment: Segmenter, colour: bool) -> None:
+    frames = np.stack([phantom_frame(n, (SIDE, SIDE)).frame for n in range(3)])
+    if colour:
+        frames = np.stack([frames, frames // 2, frames // 3], axis=-1)
+    batch = segment(frames)
+    assert batch.mask.shape == batch.probability.shape == (3, SIDE, SIDE)
+    for frame, probability in zip(frames, batch.probability, strict=True):
+        np.testing.assert_allclose(segment(frame).probability, probability, rtol=0, atol=1e-4)
+
+
+def test_batch_of_one_keeps_its_batch_axis(segment: Segmenter) -> None:
+    assert segment(FRAME[np.newaxis]).mask.shape == (1, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("depth", [10, 12, 16])
+def test_16_bit_frame_is_the_same_as_its_8_bit_values(segment: Segmenter, depth: int) -> None:
+    deep = np.rint(FRAME / 255 * (2**depth - 1)).astype(np.uint16)
+    np.testing.assert_array_equal(segment(deep, bit_depth=depth).probability, segment(FRAME).probability)
+
+
+def test_float_frame_is_the_same_as_its_8_bit_values(segment: Segmenter) -> None:
+    light = (FRAME / 255).astype(np.float32)
+    np.testing.assert_array_equal(segment(light, full_scale=1.0).probability, segment(FRAME).probability)
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (np.zeros((SIDE, SIDE + 1), np.uint8), "never resized"),
+        (np.zeros((SIDE, SIDE, 4), np.uint8), "without alpha"),
+        (np.zeros((SIDE, SIDE), np.uint16), "need the scanner's bit_depth"),
+        (np.zeros((SIDE, SIDE), np.float32), "need full_scale"),
+        (np.zeros((SIDE, SIDE), np.int32), "got int32"),
+        (np.zeros((0, SIDE, SIDE), np.uint8), "no frame in it"),
+        ([[0]], "plain NumPy array"),
+    ],
+)
+def test_frames_that_break_the_contract_are_refused(segment: Segmenter, frame: Any, words: str) -> None:
+    with pytest.raises(FrameError, match=words):
+        segment(frame)
+
+
+def test_timings_cover_the_call_stage_by_stage(segment: Segmenter) -> None:
+    shares = []
+    for _ in range(5):  # another process may take the core between two stages once, hardly five times
+        timings = dict(segment(FRAME).timings)
+        total = timings.pop("total")
+        assert list(timings) == ["contract", "preprocess and network", "threshold"]
+        assert all(seconds >= 0 for seconds in timings.values())
+        shares.append(sum(timings.values()) / total)
+    assert 0.95 < max(shares) <= 1
+
+
+def test_backend_and_its_reason_are_told_and_logged(demo_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "breastseg_deploy"), Segmenter.open(demo_bundle) as segment:
+        assert segment.backend == segment(FRAME).backend == "onnxruntime"
+        assert segment.backend_reason.startswith("onnxruntime: ")
+        assert segment.backend_reason in caplog.text
+
+
+def test_backend_asked_for_by_name_is_told_so(demo_bundle: Path) -> None:
+    with Segmenter.open(demo_bundle, backend="onnxruntime") as segment:
+        assert segment.backend_reason == "onnxruntime: asked for by name"
+
+
+def test_unknown_backend_is_refused_with_those_that_exist(demo_bundle: Path) -> None:
+    with pytest.raises(BackendError, match="no backend 'tensorflow'; choose one of auto, onnxruntime"):
+        Segmenter.open(demo_bundle, backend="tensorflow")
+
+
+def test_self_test_passes_on_every_golden(segment: Segmenter) -> None:
+    results = segment.self_test()
+    assert [result.name for result in results] == list(segment.manifest.goldens)
+    assert all(result.dice >= 0.9999 and result.largest_probability_error < 1e-3 for result in results)
+
+
+def test_self_test_fails_where_the_reference_says_otherwise(bundle_copy: Path) -> None:
+    bundle = Bundle.open(bundle_copy)
+    opposite = np.asarray(1 - bundle.goldens()[0].probability, np.float32)
+    name = alter_golden(
+        bundle_copy, probability=opposite, mask=(opposite >= bundle.manifest.threshold).astype(np.uint8)
+    )
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(ParityError) as failure:
+        segment.self_test()
+    assert f"golden {name} came out with Dice 0." in str(failure.value)
+    limit = bundle.manifest.limits_of(MODEL).worst_dice
+    assert f"the limit is {limit}; do not use this bundle on this machine" in str(failure.value)
+
+
+def test_self_test_fails_where_the_golden_frame_was_exchanged(bundle_copy: Path) -> None:
+    alter_golden(bundle_copy, frame=np.zeros((SIDE, SIDE, 3), np.uint8))
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(ParityError, match="came out with Dice"):
+        segment.self_test()
+
+
+def test_self_test_fails_where_the_model_was_exchanged(bundle_copy: Path) -> None:
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.0)
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(ParityError, match=r"came out with Dice 0.000000"):
+        segment.self_test()
+
+
+def test_self_test_without_a_limit_is_refused(bundle_copy: Path) -> None:
+    edit_manifest(bundle_copy, lambda raw: raw.update(parity=[]))
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(BundleError, match=r"holds no parity of model.onnx"):
+        segment.self_test()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 1.5])
+def test_answers_that_are_no_probabilities_are_refused(bundle_copy: Path, value: float) -> None:
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], value)
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(BackendError) as failure:
+        segment(FRAME)
+    assert f"must give float32 (1, 128, 128) in [0, 1], got values from {value}" in str(failure.value)
+    assert "no mask is returned: run `breastseg verify`" in str(failure.value)
+
+
+def test_one_nan_among_good_values_is_refused(bundle_copy: Path) -> None:
+    values = np.full((1, 1, SIDE, SIDE), 0.5, np.float32)
+    values[0, 0, 17, 93] = np.nan
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], values)
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(BackendError, match="no mask is returned"):
+        segment(FRAME)
+
+
+@pytest.mark.parametrize(
+    "shape", [["N", 2, SIDE, SIDE], ["N", 1, SIDE, SIDE // 2], ["N", SIDE, SIDE], [3, 1, SIDE, SIDE], ["N"]], ids=str
+)
+def test_answers_of_another_shape_are_refused(bundle_copy: Path, shape: list[Any]) -> None:
+    put_constant_model(bundle_copy, shape, 0.5)
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(BackendError) as failure:
+        segment(FRAME)
+    assert "must answer with (N, 1, H, W) = (1, 1, 128, 128), got (" in str(failure.value)
+
+
+@pytest.mark.parametrize("element", [TensorProto.DOUBLE, TensorProto.FLOAT16])
+def test_answers_of_another_dtype_are_refused(bundle_copy: Path, element: int) -> None:
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.5, element)
+    with (
+        Segmenter.open(bundle_copy) as segment,
+        pytest.raises(BackendError, match=r"must give float32 .* got float(64|16)"),
+    ):
+        segment(FRAME)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x09\x12"], ids=["empty", "text", "cut"])
+def test_model_that_cannot_be_loaded_is_refused_in_one_line(bundle_copy: Path, content: bytes) -> None:
+    put_sealed(bundle_copy, MODEL, content)
+    with pytest.raises(
+        BackendError, match=r"cannot load .*model.onnx: .*; use the version named under built_with"
+    ) as failure:
+        Segmenter.open(bundle_copy)
+    assert "\n" not in str(failure.value)
+
+
+def test_threads_sharing_one_segmenter_get_the_serial_answers(segment: Segmenter) -> None:
+    frames = [phantom_frame(n, (SIDE, SIDE)).frame for n in range(6)]
+    serial = [segment(frame) for frame in frames]
+    with ThreadPoolExecutor(6) as pool:
+        shared = list(pool.map(segment, frames * 4))
+    for found, expected in zip(shared, serial * 4, strict=True):
+        np.testing.assert_array_equal(found.probability, expected.probability)
+        np.testing.assert_array_equal(found.mask, expected.mask)
+
+
+def test_answers_are_the_callers_own(segment: Segmenter) -> None:
+    first = segment(FRAME)
+    kept = first.probability.copy()
+    segment(255 - FRAME)
+    np.testing.assert_array_equal(first.probability, kept)
+
+
+def test_frame_is_left_alone(segment: Segmenter) -> None:
+    frame = COLOUR.copy()
+    segment(frame)
+    np.testing.assert_array_equal(frame, COLOUR)
+
+
+def test_calls_and_self_test_after_close_are_refused(demo_bundle: Path) -> None:
+    segment = Segmenter.open(demo_bundle)
+    segment.close()
+    segment.close()
+    for call in (lambda: segment(FRAME), segment.self_test):
+        with pytest.raises(BackendError, match=r"is closed; open the bundle again with Segmenter.open"):
+            call()
+
+
+def test_close_waits_for_running_calls_and_refuses_later_ones(demo_bundle: Path) -> None:
+    segment = Segmenter.open(demo_bundle)
+    expected = segment(FRAME).probability
+    outcomes: list[object] = []
+    started = threading.Barrier(5)
+
+    def work() -> None:
+        started.wait()
+        try:
+            while True:
+                outcomes.append(np.array_equal(segment(FRAME).probability, expected))
+        except BackendError as err:
+            outcomes.append(str(err))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    started.wait()
+    while len(outcomes) < 4:
+        threading.Event().wait(0.01)
+    segment.close()
+    for worker in workers:
+        worker.join()
+    refusals = [outcome for outcome in outcomes if outcome is not True]
+    assert refusals == ["this Segmenter is closed; open the bundle again with Segmenter.open"] * 4
+
+
+class SlowEngine:
+    """Stays in `infer` until it is let go, and notes what happens in which order."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.entered, self.let_go = threading.Event(), threading.Event()
+
+    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+        self.entered.set()
+        assert self.let_go.wait(20)
+        self.events.append("inferred")
+        return Inference(np.full(rgb.shape[:3], 0.5, np.float32), {})
+
+    def close(self) -> None:
+        self.events.append("closed")
+
+
+def test_engine_is_given_back_only_after_the_last_call_has_left_it(demo_bundle: Path) -> None:
+    engine = SlowEngine()
+    segment = Segmenter(Bundle.open(demo_bundle), Choice("slow", "for this test", engine))
+    with ThreadPoolExecutor(2) as pool:
+        call = pool.submit(segment, FRAME)
+        assert engine.entered.wait(20)
+        closing = pool.submit(segment.close)
+        while not closing.running():
+            threading.Event().wait(0.01)
+        with pytest.raises(TimeoutError):
+            closing.result(timeout=0.2)
+        engine.let_go.set()
+        assert call.result(20).backend == "slow"
+        closing.result(20)
+    assert engine.events == ["inferred", "closed"]
+
+
+def test_block_closes_the_segmenter_also_after_an_error(demo_bundle: Path) -> None:
+    with pytest.raises(FrameError), Segmenter.open(demo_bundle) as segment:
+        segment(np.zeros((3, 3), np.uint8))
+    with pytest.raises(BackendError, match="is closed"):
+        segment(FRAME)
+
+
+def test_segmenter_stays_usable_after_a_refused_frame(segment: Segmenter) -> None:
+    before = segment(FRAME).probability
+    with pytest.raises(FrameError):
+        segment(FRAME[:64])
+    np.testing.assert_array_equal(segment(FRAME).probability, before)
+
+
+def test_bundle_may_vanish_once_it_is_open(bundle_copy: Path) -> None:
+    with Segmenter.open(bundle_copy) as segment:
+        (bundle_copy / MODEL).unlink()
+        assert segment(FRAME).mask.shape == (SIDE, SIDE)
+
+
+def test_manifest_is_at_hand(segment: Segmenter, demo_manifest: Manifest) -> None:
+    assert segment.manifest == demo_manifest
+    assert segment.manifest.frame.size_px == (SIDE, SIDE)
+
+
+def test_runtime_never_imports_torch(demo_bundle: Path) -> None:
+    code = (
+        "import sys, numpy as np; from breastseg_deploy import Segmenter\n"
+        f"with Segmenter.open({str(demo_bundle)!r}) as segment:\n"
+        f"    segment(np.zeros(({SIDE}, {SIDE}), np.uint8)); segment.self_test()\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & "
+        "{'torch', 'torchvision', 'timm', 'onnx', 'breastseg_train', 'breastseg_export', 'cv2', 'onnxruntime'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "['onnxruntime']", done.stderr
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    code = (
+        "import sys, breastseg_deploy; print({'numpy', 'pydantic', 'onnxruntime', 'cv2', 'torch'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,104 @@
+"""The second way through the bundle, and Dice against ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from surgery import edit_manifest, put_constant_model
+
+from breastseg_deploy import BackendError, FrameError, ParityError, Segmenter
+from breastseg_deploy.bundle import NETWORK_FP16
+from breastseg_deploy.images import find_frames, png_bytes
+from breastseg_deploy.metrics import dice
+from breastseg_deploy.phantom import phantom_frames
+from breastseg_deploy.verification import check_frames
+
+SIDE = 128
+LOOSE = {"worst_dice": 0.5, "mean_dice": 0.5, "dice_change": 1.0}
+"""The float16 limits are the exporter's business and tested there; here they must not hide what is counted."""
+
+
+def write_data_set(folder: Path, count: int = 5) -> Path:
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for phantom in phantom_frames(count, (SIDE, SIDE)):
+        (folder / "images" / f"{phantom.name}.png").write_bytes(png_bytes(phantom.frame))
+        (folder / "masks" / f"{phantom.name}.png").write_bytes(png_bytes(phantom.mask * 255))
+    return folder
+
+
+def set_limits(bundle: Path, artefact: str, limits: dict[str, float]) -> None:
+    edit_manifest(bundle, lambda raw: [p.update(limits=limits) for p in raw["parity"] if p["artefact"] == artefact])
+
+
+def test_figures_are_those_of_the_masks_and_truths(bundle_copy: Path, tmp_path: Path) -> None:
+    set_limits(bundle_copy, NETWORK_FP16, LOOSE)
+    files = find_frames([write_data_set(tmp_path / "data")])
+    with Segmenter.open(bundle_copy) as segment:
+        check = check_frames(segment, files)
+        phantoms = phantom_frames(5, (SIDE, SIDE))
+        masks = [segment(phantom.frame).mask for phantom in phantoms]
+    figures = [dice(mask, phantom.mask) for mask, phantom in zip(masks, phantoms, strict=True)]
+    assert check.frames == 5
+    assert check.truth_dice_all == pytest.approx(np.mean(figures))
+    assert check.truth_dice_with_cells == pytest.approx((figures[0] + figures[2]) / 2)
+    assert check.false_positive_frames == pytest.approx(np.mean([masks[n].any() for n in (1, 3, 4)]))
+    assert check.agreement_worst_dice is not None
+    assert check.agreement_mean_dice is not None
+    assert LOOSE["worst_dice"] <= check.agreement_worst_dice <= check.agreement_mean_dice <= 1
+
+
+def test_frames_without_masks_have_agreement_and_no_truth(bundle_copy: Path, tmp_path: Path) -> None:
+    set_limits(bundle_copy, NETWORK_FP16, LOOSE)
+    files = find_frames([write_data_set(tmp_path / "data", 2) / "images"])
+    with Segmenter.open(bundle_copy) as segment:
+        check = check_frames(segment, files)
+    assert check.agreement_worst_dice is not None
+    assert (check.truth_dice_all, check.truth_dice_with_cells, check.false_positive_frames) == (None, None, None)
+
+
+def test_every_frame_is_reported_for_the_progress_bar(bundle_copy: Path, tmp_path: Path) -> None:
+    set_limits(bundle_copy, NETWORK_FP16, LOOSE)
+    ticks: list[None] = []
+    with Segmenter.open(bundle_copy) as segment:
+        check_frames(segment, find_frames([write_data_set(tmp_path / "data", 3)]), on_frame=lambda: ticks.append(None))
+    assert len(ticks) == 3
+
+
+def test_a_served_model_that_differs_from_the_float16_network_fails(bundle_copy: Path, tmp_path: Path) -> None:
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.0)
+    files = find_frames([write_data_set(tmp_path / "data", 1)])
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(ParityError) as failure:
+        check_frames(segment, files)
+    assert "onnxruntime and the float16 network disagree on these frames: worst Dice 0.0" in str(failure.value)
+    assert "do not use this bundle here: export it again with --frames of this kind" in str(failure.value)
+
+
+def test_a_float16_network_that_gives_nan_is_no_agreement(bundle_copy: Path, tmp_path: Path) -> None:
+    """On an empty frame a NaN mask would look empty too, and agree."""
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.0)
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], np.nan, name=NETWORK_FP16)
+    files = find_frames([write_data_set(tmp_path / "data", 2) / "images" / "phantom-0001.png"])
+    with (
+        Segmenter.open(bundle_copy) as segment,
+        pytest.raises(BackendError, match=r"network.fp16.onnx must give .* nan"),
+    ):
+        check_frames(segment, files)
+
+
+def test_a_frame_of_another_size_is_refused_by_name(bundle_copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.png").write_bytes(png_bytes(np.zeros((64, 64), np.uint8)))
+    with (
+        Segmenter.open(bundle_copy) as segment,
+        pytest.raises(FrameError, match=r"small.png: frames must be \(128, 128\)"),
+    ):
+        check_frames(segment, find_frames([tmp_path / "small.png"]))
+
+
+def test_a_truth_of_another_size_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "data", 1)
+    (data / "masks" / "phantom-0000.png").write_bytes(png_bytes(np.zeros((64, 64), np.uint8)))
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(FrameError, match=r"its mask has the size \(64, 64\)"):
+        check_frames(segment, find_frames([data]))
