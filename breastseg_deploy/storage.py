@@ -47,6 +47,20 @@ def check_output_folder(path: Path, *, force: bool) -> None:
         raise OutputError(f"cannot look into {path}: {_reason(err)}; choose another --output") from err
 
 
+def check_replaceable(path: Path, mark: str) -> None:
+    """Refuse to replace a folder that does not look like what will take its place: --force must not delete a home.
+
+    Args:
+        path: the output folder.
+        mark: name of a file or folder that every such output holds.
+
+    Raises:
+        OutputError: `path` holds something, but not `mark`.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / mark).exists():
+        raise OutputError(f"{path} holds files but no {mark}, so --force will not delete it; choose another --output")
+
+
 @contextmanager
 def folder_written_whole(path: Path, *, force: bool) -> Iterator[Path]:
     """Give an empty folder to fill, and put it in the place of `path` once the block ends without an error.

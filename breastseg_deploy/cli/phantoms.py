@@ -22,11 +22,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.gabor import check_side
     from breastseg_deploy.images import png_bytes
     from breastseg_deploy.phantom import phantom_frame
-    from breastseg_deploy.storage import folder_written_whole, make_folder, write_whole
+    from breastseg_deploy.storage import check_replaceable, folder_written_whole, make_folder, write_whole
 
     check_side(arguments.size, arguments.size)
     if arguments.count < 1:
         raise ContractError(f"--count must be at least 1, got {arguments.count}")
+    if arguments.force:
+        check_replaceable(arguments.output, "images")
     with folder_written_whole(arguments.output, force=arguments.force) as folder:
         make_folder(folder / "images")
         make_folder(folder / "masks")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from breastseg_deploy.cli.command import Command, print_json, run_command
+from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json, run_command
 
 SUMMARY = "turn a checkpoint into a verified bundle for the scanner"
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the word 'demo' for the one that ships along")
     parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="the bundle's folder")
     parser.add_argument("--frames", type=Path, metavar="DIR", help="frames to measure parity on (default: phantoms)")
-    parser.add_argument("--bit-depth", type=int, metavar="N", help="bits that 16-bit frames use (9 to 16)")
+    parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
     parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: %(default)s")
     parser.add_argument("--size", type=int, default=512, metavar="PX", help="side of the frames (default: %(default)s)")
     parser.add_argument("--min-dice", type=float, metavar="X", help="Dice to the reference that every frame must reach")

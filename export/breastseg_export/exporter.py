@@ -27,7 +27,13 @@ from breastseg_deploy.manifest import (
     ParityLimits,
     Precision,
 )
-from breastseg_deploy.storage import check_output_folder, folder_written_whole, make_folder, write_whole
+from breastseg_deploy.storage import (
+    check_output_folder,
+    check_replaceable,
+    folder_written_whole,
+    make_folder,
+    write_whole,
+)
 from breastseg_export import artefacts
 from breastseg_export.graph import OPSET, export_network, half_network, portable_model
 from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, HALF_LIMITS, Artefact, ParityRun, check, compare, failures
@@ -79,6 +85,8 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         ParityError: an artefact misses a limit; the worst frames lie beside `output`, in a folder named in the message.
     """
     check_output_folder(settings.output, force=settings.force)
+    if settings.force:
+        check_replaceable(settings.output, MANIFEST)
     if settings.min_dice is not None and not 0 <= settings.min_dice <= 1:
         raise ContractError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
     size = (settings.size_px, settings.size_px)

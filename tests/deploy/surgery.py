@@ -17,7 +17,7 @@ from breastseg_deploy.bundle import MANIFEST, MODEL, NETWORK_FP16, Bundle, Golde
 
 Manifest = dict[str, Any]
 
-_INPUT_TYPES = {MODEL: TensorProto.UINT8, NETWORK_FP16: TensorProto.FLOAT16}
+_INPUT_TYPES = {MODEL: TensorProto.UINT8, NETWORK_FP16: TensorProto.FLOAT}
 
 
 def edit_manifest(bundle: Path, change: Callable[[Manifest], object]) -> None:

@@ -17,7 +17,7 @@ from surgery import alter_golden, edit_manifest, put_sealed
 from breastseg_deploy.bundle import MANIFEST, MODEL, NETWORK_FP16, Bundle, file_entry, golden_bytes
 from breastseg_deploy.errors import BundleError
 
-GOLDEN = "goldens/phantom-0000.npz"
+GOLDEN = "goldens/golden-1.npz"
 
 
 def refusal(call: Callable[[], object]) -> str:

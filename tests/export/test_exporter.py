@@ -105,6 +105,7 @@ def test_rejected_frames_never_overwrite_earlier_ones(small_checkpoint: Path, tm
 def test_float32_export_holds_no_float16_network_and_force_replaces(small_checkpoint: Path, tmp_path: Path) -> None:
     place = tmp_path / "b"
     place.mkdir()
+    (place / "manifest.json").write_text("an older bundle")
     (place / "old").write_text("old")
     export_bundle(ExportSettings(str(small_checkpoint), place, precision="fp32", size_px=SIDE, force=True))
     manifest = Bundle.open(place).manifest
@@ -112,6 +113,13 @@ def test_float32_export_holds_no_float16_network_and_force_replaces(small_checkp
     assert manifest.half is None
     assert left_behind(tmp_path) == ["b"]
     assert not (place / "old").exists()
+
+
+def test_force_does_not_delete_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds files but no manifest\.json, so --force will not delete it"):
+        export_bundle(ExportSettings("no such checkpoint", tmp_path, force=True))
+    assert left_behind(tmp_path) == ["thesis.tex"]
 
 
 def test_an_output_that_is_not_empty_is_refused_before_any_work(tmp_path: Path) -> None:
