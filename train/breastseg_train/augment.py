@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision import tv_tensors  # type: ignore[import-untyped]
-from torchvision.transforms import v2  # type: ignore[import-untyped]
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 ELASTIC_ALPHA_PX = 120.0
 ELASTIC_SIGMA_PX = 9.0
