@@ -7,7 +7,7 @@ DEMO := demo
 # Threads that spin while they wait slow every neighbour on a shared machine down.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint benchmark format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
@@ -21,7 +21,8 @@ demo: $(READY)
 	$(BIN)/breastseg-export demo --output $(DEMO)/bundle --force $(if $(FRAMES),--frames '$(FRAMES)')
 	$(BIN)/breastseg verify $(DEMO)/bundle $(if $(FRAMES),--frames '$(FRAMES)')
 	$(if $(FRAMES),,$(BIN)/breastseg phantoms --output $(DEMO)/phantoms --force)
-	$(BIN)/breastseg segment $(DEMO)/bundle '$(if $(FRAMES),$(FRAMES),$(DEMO)/phantoms)' --output $(DEMO)/masks --overlay --force
+	rm -rf $(DEMO)/masks
+	$(BIN)/breastseg segment $(DEMO)/bundle '$(if $(FRAMES),$(FRAMES),$(DEMO)/phantoms)' --output $(DEMO)/masks --overlay
 	@echo "parity report: $(DEMO)/bundle/report.html"
 	@echo "masks and overlays: $(DEMO)/masks"
 
@@ -33,6 +34,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Against the paper's pipeline, in turn, in one run; BENCHMARK='--benchmark-bundle B --benchmark-checkpoint C' for others.
+benchmark: $(READY)
+	$(BIN)/python -m pytest benchmarks --capture=no $(BENCHMARK)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from breastseg_deploy.contract import rgb_batch
 from breastseg_deploy.errors import FrameError
 from breastseg_deploy.extras import require
 
@@ -83,6 +84,38 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
             "save it as a lossless grey PNG"
         )
     return np.asarray(mask != 0, np.uint8)
+
+
+def read_rgb(file: FrameFile, size_px: tuple[int, int], bit_depth: int | None = None) -> NDArray[np.uint8]:
+    """A frame on disk as the contract wants it; (H, W, 3) uint8 RGB.
+
+    Args:
+        file: the frame.
+        size_px: (H, W) that it must have.
+        bit_depth: of 16-bit files; 8-bit files beside them need none.
+
+    Raises:
+        FrameError: unreadable, or it breaks the contract; the message names the file.
+    """
+    frame = read_frame(file.path)
+    try:
+        return np.asarray(rgb_batch(frame, size_px, bit_depth=bit_depth if frame.itemsize == 2 else None)[0])
+    except FrameError as err:
+        raise FrameError(f"{file.path}: {err}") from err
+
+
+def read_truth(file: FrameFile, size_px: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """The ground truth of a frame, (H, W) uint8, 0 or 1; None where there is none.
+
+    Raises:
+        FrameError: unreadable, no mask, or of another size.
+    """
+    if file.truth is None:
+        return None
+    truth = read_mask(file.truth)
+    if truth.shape != size_px:
+        raise FrameError(f"{file.truth} has the size {truth.shape}, expected {size_px}; draw it on this frame")
+    return truth
 
 
 def find_frames(places: Iterable[Path]) -> list[FrameFile]:

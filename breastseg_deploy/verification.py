@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from breastseg_deploy.backends import Backend
 from breastseg_deploy.backends.onnxruntime_cpu import NetworkOnCpu
 from breastseg_deploy.bundle import NETWORK_FP16
-from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.errors import FrameError, ParityError
-from breastseg_deploy.images import FrameFile, read_frame, read_mask
+from breastseg_deploy.errors import ParityError
+from breastseg_deploy.images import FrameFile, read_rgb, read_truth
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.segmenter import Segmenter
 
@@ -56,19 +55,12 @@ def check_frames(
         ParityError: the two ways differ by more than the export allowed its float16 network.
     """
     other = NetworkOnCpu(segment.bundle) if NETWORK_FP16 in segment.manifest.files else None
+    size_px = segment.manifest.frame.size_px
     agreement: list[float] = []
     truths: list[tuple[bool, bool, float]] = []  # truth has cells, mask has cells, Dice
     for file in files:
-        try:
-            frame = read_frame(file.path)
-            rgb = rgb_batch(frame, segment.manifest.frame.size_px, bit_depth=bit_depth if frame.itemsize == 2 else None)
-            truth = None if file.truth is None else read_mask(file.truth)
-            if truth is not None and truth.shape != rgb.shape[1:3]:
-                raise FrameError(
-                    f"its mask has the size {truth.shape}, expected {rgb.shape[1:3]}; draw it on this frame"
-                )
-        except FrameError as err:
-            raise FrameError(f"{file.path}: {err}") from err
+        rgb = read_rgb(file, size_px, bit_depth)[np.newaxis]
+        truth = read_truth(file, size_px)
         mask = segment(rgb).mask[0]
         if other is not None:
             agreement.append(dice(mask, _mask(other, rgb, segment.manifest.threshold)))

@@ -49,9 +49,9 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     except BreastsegError as err:
         return _fail(arguments, err, str(err), err.exit_code)
     except KeyboardInterrupt as err:
-        return _fail(
-            arguments, err, "interrupted; what was finished is kept, nothing is half-written", EXIT_INTERRUPTED
-        )
+        return _fail(arguments, err, "interrupted; nothing is half-written", EXIT_INTERRUPTED)
+    except MemoryError as err:
+        return _fail(arguments, err, "this machine has too little memory for that; use smaller frames", 4)
     except BrokenPipeError:
         _drop_stdout()
         return EXIT_CLOSED_PIPE

@@ -46,10 +46,12 @@ def _run(arguments: argparse.Namespace) -> int:
         for file in tqdm(files, desc="segment", unit="frame", disable=not sys.stderr.isatty()):
             try:
                 done.append(_segment_file(segment, file, arguments))
-            except (FrameError, BackendError) as err:
+            except FrameError as err:
                 failed.append({"frame": str(file.path), "error": str(err)})
+            except BackendError as err:
+                failed.append({"frame": str(file.path), "error": f"{file.path}: {err}"})
     for failure in failed:
-        print(f"error: {failure['frame']}: {failure['error']}", file=sys.stderr)
+        print(f"error: {failure['error']}", file=sys.stderr)
     if arguments.json:
         print_json({"frames": done, "failed": failed, "backend": segment.backend})
     else:
@@ -81,16 +83,13 @@ def _targets(file: FrameFile, arguments: argparse.Namespace) -> dict[str, Path]:
 
 
 def _segment_file(segment: Segmenter, file: FrameFile, arguments: argparse.Namespace) -> dict[str, object]:
-    from breastseg_deploy.contract import rgb_batch
-    from breastseg_deploy.images import overlay, png_bytes, read_frame
+    from breastseg_deploy.images import overlay, png_bytes, read_rgb
     from breastseg_deploy.storage import write_whole
 
-    frame = read_frame(file.path)
-    bit_depth = arguments.bit_depth if frame.dtype.itemsize == 2 else None
-    answer = segment(frame, bit_depth=bit_depth)
+    rgb = read_rgb(file, segment.manifest.frame.size_px, arguments.bit_depth)
+    answer = segment(rgb)
     targets = _targets(file, arguments)
     if arguments.overlay:
-        rgb = rgb_batch(frame, segment.manifest.frame.size_px, bit_depth=bit_depth)[0]
         write_whole(targets["overlay"], png_bytes(overlay(rgb, answer.mask)))
     write_whole(targets["mask"], png_bytes(answer.mask * 255))
     return {

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
     parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: %(default)s")
     parser.add_argument("--size", type=int, default=512, metavar="PX", help="side of the frames (default: %(default)s)")
-    parser.add_argument("--min-dice", type=float, metavar="X", help="Dice to the reference that every frame must reach")
+    parser.add_argument(
+        "--min-dice", type=float, metavar="X", help="stricter Dice for every frame than the default limits"
+    )
     parser.add_argument("--force", action="store_true", help="replace the bundle that stands at --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 import sys
 from collections.abc import Callable
@@ -12,11 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from breastseg_deploy.bundle import GOLDENS, MANIFEST, MODEL, NETWORK_FP16, REPORT, Golden, file_entry, golden_bytes
-from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
-from breastseg_deploy.errors import ContractError, ParityError
+from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD, check_model_size
+from breastseg_deploy.errors import CheckpointError, ContractError, ParityError
 from breastseg_deploy.gabor import bank_sha256
 from breastseg_deploy.manifest import (
     FrameContract,
@@ -56,7 +58,7 @@ class ExportSettings:
         size_px: side of the square frames; a multiple of 32.
         frames: folder of frames to measure parity on; None for phantoms.
         bit_depth: of uint16 frames.
-        min_dice: the Dice that every frame must reach, in place of the precision's own limit.
+        min_dice: a Dice that every frame must reach, where it is stricter than the precision's own limit.
         force: replace what stands at `output`.
     """
 
@@ -90,26 +92,41 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
     if settings.min_dice is not None and not 0 <= settings.min_dice <= 1:
         raise ContractError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
     size = (settings.size_px, settings.size_px)
+    check_model_size(size)
     checkpoint = load_checkpoint(settings.checkpoint)
+    contract = _frame_contract(settings, checkpoint)
     samples = Samples(settings.frames, size, settings.bit_depth)
+    samples.check()
     artefacts.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
-    say(f"tracing {checkpoint.model.architecture.encoder} at {size[0]} x {size[1]}")
-    graphs, islands = _graphs(checkpoint, size, settings.precision)
-    say(f"measuring parity on {samples.description}")
-    run, half = _parity(checkpoint, graphs, islands, samples, settings.min_dice)
-    if failures(run.summaries):
-        _reject(settings, checkpoint, run, samples)
-    say(f"writing {settings.output}")
+    # The folder is made before the long work: a place that cannot be written is found now and not at the end.
     with folder_written_whole(settings.output, force=settings.force) as folder:
+        say(f"tracing {checkpoint.model.architecture.encoder} at {size[0]} x {size[1]}")
+        graphs, islands = _graphs(checkpoint, size, settings.precision)
+        say(f"measuring parity on {samples.description}")
+        run, half = _parity(checkpoint, graphs, islands, samples, settings.min_dice)
+        if failures(run.summaries):
+            _reject(settings, checkpoint, run, samples)
+        say(f"writing {settings.output}")
         for name, graph in graphs.items():
             write_whole(folder / name, graph.SerializeToString())
         make_folder(folder / GOLDENS)
         for golden in _goldens(run):
             write_whole(folder / golden.name, golden_bytes(golden))
         write_whole(folder / REPORT, _report(settings, checkpoint, run, samples).encode())
-        manifest = _manifest(settings, checkpoint, run, half, samples, folder)
+        manifest = _manifest(settings, checkpoint, contract, run, half, samples, folder)
         write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
+
+
+def _frame_contract(settings: ExportSettings, checkpoint: Checkpoint) -> FrameContract:
+    spacing_um = checkpoint.details.get("pixel_size_um")
+    try:
+        return FrameContract(height_px=settings.size_px, width_px=settings.size_px, pixel_size_um=spacing_um)
+    except ValidationError as err:
+        raise CheckpointError(
+            f"{settings.checkpoint} states a pixel_size_um of {spacing_um!r}, expected micrometres over 0, or none; "
+            "save it again"
+        ) from err
 
 
 def _graphs(
@@ -157,13 +174,19 @@ def _parity(
     if activations is None:
         return run, None
     layer, largest = activations.peak
+    if not math.isfinite(largest):
+        raise ParityError(
+            f"the layer {layer} leaves the range of float32 already; no bundle was written: "
+            "export a checkpoint of a training that converged"
+        )
     return run, HalfPrecision(fp32_islands=islands, largest_activation=largest, largest_activation_layer=layer)
 
 
 def _limits(limits: ParityLimits, min_dice: float | None) -> ParityLimits:
     if min_dice is None:
         return limits
-    return limits.model_copy(update={"worst_dice": min_dice, "mean_dice": min_dice})
+    stricter = {"worst_dice": max(limits.worst_dice, min_dice), "mean_dice": max(limits.mean_dice, min_dice)}
+    return limits.model_copy(update=stricter)
 
 
 def _goldens(run: ParityRun) -> list[Golden]:
@@ -204,6 +227,7 @@ def _report(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, sa
 def _manifest(
     settings: ExportSettings,
     checkpoint: Checkpoint,
+    contract: FrameContract,
     run: ParityRun,
     half: HalfPrecision | None,
     samples: Samples,
@@ -215,9 +239,7 @@ def _manifest(
         name=str(details.get("name", Path(settings.checkpoint).stem)),
         encoder=architecture.encoder,
         decoder_channels=architecture.decoder_channels,
-        frame=FrameContract(
-            height_px=settings.size_px, width_px=settings.size_px, pixel_size_um=details.get("pixel_size_um")
-        ),
+        frame=contract,
         gabor=GaborBank(**asdict(architecture.gabor), sha256=bank_sha256(architecture.gabor)),
         normalisation=Normalisation(mean=IMAGENET_MEAN, std=IMAGENET_STD),
         threshold=checkpoint.threshold,

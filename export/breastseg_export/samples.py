@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.errors import FrameError
-from breastseg_deploy.images import FrameFile, find_frames, read_frame, read_mask
+from breastseg_deploy.images import FrameFile, find_frames, read_rgb, read_truth
 from breastseg_deploy.phantom import phantom_frame
 
 PHANTOM_COUNT = 10
@@ -71,12 +70,15 @@ class Samples(Sequence[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
+    def check(self) -> None:
+        """Read every frame and mask once, so that a bad one is found before the long work and not in its middle.
+
+        Raises:
+            FrameError: the first that cannot be used.
+        """
+        for file in self._files or []:
+            self._read(file)
+
     def _read(self, file: FrameFile) -> Sample:
-        try:
-            rgb = rgb_batch(read_frame(file.path), self._size_px, bit_depth=self._bit_depth)[0]
-            truth = None if file.truth is None else read_mask(file.truth)
-            if truth is not None and truth.shape != self._size_px:
-                raise FrameError(f"its mask has the size {truth.shape}, expected {self._size_px}")
-        except FrameError as err:
-            raise FrameError(f"{file.path}: {err}") from err
+        rgb, truth = read_rgb(file, self._size_px, self._bit_depth), read_truth(file, self._size_px)
         return Sample(file.name, rgb, truth)

@@ -100,5 +100,5 @@ def test_a_frame_of_another_size_is_refused_by_name(bundle_copy: Path, tmp_path:
 def test_a_truth_of_another_size_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
     data = write_data_set(tmp_path / "data", 1)
     (data / "masks" / "phantom-0000.png").write_bytes(png_bytes(np.zeros((64, 64), np.uint8)))
-    with Segmenter.open(bundle_copy) as segment, pytest.raises(FrameError, match=r"its mask has the size \(64, 64\)"):
+    with Segmenter.open(bundle_copy) as segment, pytest.raises(FrameError, match=r"has the size \(64, 64\), expected"):
         check_frames(segment, find_frames([data]))

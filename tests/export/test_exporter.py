@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from breastseg_deploy.bundle import MODEL, NETWORK_FP16, REPORT, Bundle
-from breastseg_deploy.errors import OutputError, ParityError
+from breastseg_deploy.errors import CheckpointError, OutputError, ParityError
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
@@ -136,6 +136,7 @@ def test_an_output_that_is_not_empty_is_refused_before_any_work(tmp_path: Path) 
         (["demo", "--size", "500"], "multiple of 32"),
         (["demo", "--frames", "nowhere"], "there is no nowhere"),
         (["demo", "--min-dice", "95"], "0 to 1, got 95"),
+        (["missing.safetensors", "--size", "-32"], "multiple of 32 on both sides, got -32 x -32"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_1(
@@ -146,6 +147,49 @@ def test_bad_input_is_one_line_and_exit_1(
     assert len(errors) == 1
     assert words in errors[0]
     assert left_behind(tmp_path) == []
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_tracing(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert main([str(small_checkpoint), "--output", str(tmp_path / "file" / "b"), "--size", str(SIDE)]) == 1
+    errors = capsys.readouterr().err
+    assert "not a directory" in errors
+    assert "tracing" not in errors
+
+
+def test_a_pixel_size_that_is_none_is_refused_before_tracing(small_checkpoint: Path, tmp_path: Path) -> None:
+    model = load_checkpoint(small_checkpoint).model
+    save_checkpoint(Checkpoint(model, details={"pixel_size_um": -1}), tmp_path / "c.safetensors")
+    told: list[str] = []
+    with pytest.raises(CheckpointError, match="states a pixel_size_um of -1, expected micrometres over 0"):
+        export_bundle(ExportSettings(str(tmp_path / "c.safetensors"), tmp_path / "b", size_px=SIDE), told.append)
+    assert told == []
+
+
+def test_a_layer_beyond_float32_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
+    model = load_checkpoint(small_checkpoint).model
+    with torch.no_grad():
+        model.unet.segmentation_head[0].weight.fill_(3e38)  # logits of -inf or inf still give a probability
+        model.unet.segmentation_head[0].bias.fill_(3e38)
+    save_checkpoint(Checkpoint(model), tmp_path / "c.safetensors")
+    with pytest.raises(ParityError, match=r"leaves the range of float32 already|itself gives NaN"):
+        export_bundle(ExportSettings(str(tmp_path / "c.safetensors"), tmp_path / "b", size_px=SIDE))
+    assert left_behind(tmp_path) == ["c.safetensors"]
+
+
+def test_an_export_without_a_single_cell_is_refused_because_agreement_proves_nothing(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = load_checkpoint(small_checkpoint).model
+    with torch.no_grad():
+        model.unet.segmentation_head[0].bias.fill_(-100.0)
+    save_checkpoint(Checkpoint(model), tmp_path / "never.safetensors")
+    settings = ExportSettings(str(tmp_path / "never.safetensors"), tmp_path / "b", precision="fp32", size_px=SIDE)
+    with pytest.raises(ParityError, match="no frame holds a cell by the reference, so agreement proves nothing"):
+        export_bundle(settings)
+    assert not (tmp_path / "b").exists()
 
 
 def test_usage_errors_exit_2() -> None:

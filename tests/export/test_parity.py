@@ -108,6 +108,11 @@ def test_an_answer_that_is_not_finite_fails() -> None:
         check(run.summaries)
 
 
+def test_a_reference_that_is_not_finite_ends_the_comparison() -> None:
+    with pytest.raises(ParityError, match="the float32 reference itself gives NaN on square-0; no bundle was written"):
+        compare(not_finite, [], Discs(), 0.5)
+
+
 def test_a_pixel_found_in_an_empty_frame_fails_as_the_worst_frame() -> None:
     def imagining(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         probability = perfect(frame)
@@ -158,3 +163,13 @@ def test_worst_frames_become_files(tmp_path: Path) -> None:
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
     expected = {"frame", "reference", "artefact", "difference"}
     assert names == {f"artefact-1/square-{n}/{picture}.png" for n in (0, 2, 3) for picture in expected}
+
+
+def test_frames_without_a_single_cell_prove_nothing() -> None:
+    def nothing(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.zeros(frame.shape[:2], np.float32)
+
+    run = compare(nothing, [Artefact("model", "engine", nothing, FP32_LIMITS)], Discs(), 0.5)
+    assert run.summaries["model in engine"].worst_dice == 1
+    with pytest.raises(ParityError, match="no frame holds a cell by the reference"):
+        check(run.summaries)

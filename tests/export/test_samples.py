@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -47,8 +48,24 @@ def test_a_frame_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_mask_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path / "images" / "a.png", np.zeros(SIZE, np.uint8))
     write(tmp_path / "masks" / "a.png", np.zeros((32, 64), np.uint8))
-    with pytest.raises(FrameError, match=r"a\.png: its mask has the size \(32, 64\)"):
+    with pytest.raises(FrameError, match=r"masks/a\.png has the size \(32, 64\), expected \(64, 64\)"):
         Samples(tmp_path, SIZE)[0]
+
+
+def test_bit_depth_belongs_to_the_16_bit_frames_of_a_folder(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", np.full(SIZE, 100, np.uint8))
+    (tmp_path / "b.png").write_bytes(cv2.imencode(".png", np.full(SIZE, 4095, np.uint16))[1].tobytes())
+    eight, sixteen = Samples(tmp_path, SIZE, bit_depth=12)
+    assert (eight.frame.max(), sixteen.frame.max()) == (100, 255)
+
+
+def test_check_finds_a_bad_frame_behind_good_ones(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", np.zeros(SIZE, np.uint8))
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    with pytest.raises(FrameError, match=r"b\.png is damaged or no image"):
+        Samples(tmp_path, SIZE).check()
+    (tmp_path / "b.png").unlink()
+    Samples(tmp_path, SIZE).check()
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from breastseg_deploy.errors import CheckpointError
 from breastseg_deploy.gabor import GaborParameters
-from breastseg_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from breastseg_train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from breastseg_train.model import Architecture, SegmentationModel
 
 NARROW = Architecture("efficientnet-b0", (16, 16, 16, 16, 16), GaborParameters(zero_mean=True))
@@ -107,4 +108,66 @@ def test_a_folder_that_does_not_exist_cannot_take_a_checkpoint(model: Segmentati
 def test_the_demo_checkpoint_is_small_and_says_what_it_is_not_for() -> None:
     demo = load_checkpoint("demo")
     assert "never for clinical" in demo.details["intended_use"]
-    assert {entry["licence"] for entry in demo.details["licences"]} >= {"CC0", "CC-BY-4.0", "BSD-3-Clause"}
+    assert all(licence in demo.details["licence"] for licence in ("CC0", "CC-BY-4.0", "BSD-3-Clause"))
+
+
+def rewritten(saved: Path, place: Path, **changes: object) -> Path:
+    """The saved checkpoint with other entries in its header; None takes an entry away."""
+    with safe_open(saved, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        header = json.loads(file.metadata()["breastseg"]) | changes
+    header = {key: value for key, value in header.items() if value is not None}
+    save_file(state, place, metadata={"breastseg": json.dumps(header)})
+    return place
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"threshold": 2.0}, "threshold: input should be less than 1"),
+        ({"threshold": None}, "threshold: field required"),
+        ({"details": [1]}, "details: input should be a valid dictionary"),
+        ({"architecture": {"encoder": 5}}, "architecture.encoder: input should be a valid string"),
+        ({"architecture": {"gabor": {"orientations": 8.5}}}, "architecture.gabor.orientations: input should be"),
+        ({"architecture": {"gabor": {"wavelengths_px": [1]}}}, "each Gabor wavelength must be over 2 px"),
+    ],
+)
+def test_a_damaged_header_is_refused_with_the_entry_that_is_wrong(
+    saved: Path, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(CheckpointError, match=r"the header of .* is damaged") as caught:
+        load_checkpoint(rewritten(saved, tmp_path / "damaged.safetensors", **changes))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_both_forms_of_a_torch_pickle_are_recognised(tmp_path: Path, new_format: bool) -> None:
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(CheckpointError, match=r"is a torch pickle.*SegmentationModel\(Architecture\("):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_no_pickle(saved: Path, tmp_path: Path) -> None:
+    length = int.from_bytes(saved.read_bytes()[:8], "little")
+    looks_like_a_pickle = 0x0280  # the first two bytes of a pickle of protocol 2, read as a number
+    missing = (looks_like_a_pickle - length) % 65536
+    place = rewritten(saved, tmp_path / "long.safetensors", details={"data": "discs" + "." * missing})
+    assert place.read_bytes()[:2] == b"\x80\x02"
+    assert load_checkpoint(place).threshold == 0.4
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = SegmentationModel(NARROW)
+    with torch.no_grad():
+        model.projection[3].weight[0] = float("nan")
+    save_checkpoint(Checkpoint(model), tmp_path / "nan.safetensors")
+    with pytest.raises(CheckpointError, match=r"projection\.3\.weight holds NaN or infinite weights"):
+        load_checkpoint(tmp_path / "nan.safetensors")
+
+
+def test_demo_is_the_shipped_checkpoint_beside_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()  # as `make demo` leaves it
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_path("demo").name == "demo.safetensors"

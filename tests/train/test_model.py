@@ -102,3 +102,10 @@ def test_an_encoder_file_of_another_encoder_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="must hold the state of an efficientnet-b0 encoder"):
         SegmentationModel(SMALL, encoder_weights=tmp_path / "other.safetensors")
+
+
+def test_an_encoder_file_that_was_cut_short_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match="must hold the state of an efficientnet-b0 encoder") as caught:
+        SegmentationModel(SMALL, encoder_weights=tmp_path / "cut.safetensors")
+    assert "\n" not in str(caught.value)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from breastseg_deploy.errors import BreastsegError, CheckpointError
-from breastseg_deploy.gabor import GaborParameters
 from breastseg_train.model import Architecture, SegmentationModel
 
 FORMAT = "breastseg-checkpoint-1"
@@ -23,6 +23,9 @@ DEMO = "demo"
 
 _HEADER_KEY = "breastseg"
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_REASON_LENGTH = 200
+_LENGTH_BYTES = 8
+"""A safetensors file starts with its header's length, which can look like a pickle; then comes a brace."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,17 @@ class Checkpoint:
     model: SegmentationModel
     threshold: float = 0.5
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Header(BaseModel):
+    """What stands in a checkpoint's header; what a bundle could not take is refused here."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    format: str
+    architecture: Architecture
+    threshold: float = Field(gt=0, lt=1)
+    details: dict[str, Any]
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
@@ -68,19 +82,20 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
     """Load a checkpoint by path, or the project's own by the word "demo".
 
     Raises:
-        CheckpointError: missing, truncated, a torch pickle, another format, or tensors of another architecture.
+        CheckpointError: missing, truncated, a torch pickle, another format, tensors of another architecture, or weights
+            that are not finite.
     """
     path = checkpoint_path(name)
-    _refuse_pickle(path)
     try:
+        _refuse_pickle(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as err:
         raise CheckpointError(f"{path} is no complete safetensors file ({err}); copy or train it again") from err
     header = _header(path, metadata)
-    model = _model(path, header, state)
-    return Checkpoint(model.eval(), float(header["threshold"]), header["details"])
+    model = _model(path, header.architecture, state)
+    return Checkpoint(model.eval(), header.threshold, header.details)
 
 
 def checkpoint_path(name: str | Path) -> Path:
@@ -90,7 +105,7 @@ def checkpoint_path(name: str | Path) -> Path:
         CheckpointError: there is no such file.
     """
     path = Path(name)
-    if str(name) == DEMO and not path.exists():
+    if str(name) == DEMO and not path.is_file():  # a folder of that name is what `make demo` leaves behind
         path = Path(str(resources.files("breastseg_export") / "demo.safetensors"))
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}; expected a .safetensors file of breastseg, or the word {DEMO!r}")
@@ -99,42 +114,47 @@ def checkpoint_path(name: str | Path) -> Path:
 
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_PICKLE_STARTS):
+        start = file.read(_LENGTH_BYTES + 1)
+    if start.startswith(_PICKLE_STARTS) and start[_LENGTH_BYTES:] != b"{":
         raise CheckpointError(
             f"{path} is a torch pickle, which can run code when it is loaded; convert it where you trust it: "
-            "state = torch.load(path, weights_only=True); model.load_state_dict(state); "
-            "breastseg_train.checkpoint.save_checkpoint(Checkpoint(model), Path('model.safetensors'))"
+            "model = SegmentationModel(Architecture(encoder, decoder_channels)); "
+            "model.load_state_dict(torch.load(path, weights_only=True)); "
+            "save_checkpoint(Checkpoint(model), Path('model.safetensors')), with breastseg_train.model and .checkpoint"
         )
 
 
-def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _header(path: Path, metadata: Mapping[str, str]) -> _Header:
     try:
         header = json.loads(metadata[_HEADER_KEY])
-        if header["format"] != FORMAT:
-            raise CheckpointError(f"{path} has the format {header['format']}, expected {FORMAT}; update this package")
-        return dict(header)
-    except (KeyError, ValueError, TypeError) as err:
+        version = header["format"]
+    except (KeyError, ValueError, TypeError, RecursionError) as err:
         raise CheckpointError(
-            f"{path} is safetensors but no breastseg checkpoint (no {_HEADER_KEY!r} entry in its header); "
+            f"{path} is safetensors but no breastseg checkpoint (no readable {_HEADER_KEY!r} entry in its header); "
             "write it with breastseg_train.checkpoint.save_checkpoint"
         ) from err
-
-
-def _model(path: Path, header: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> SegmentationModel:
+    if version != FORMAT:
+        raise CheckpointError(f"{path} has the format {version}, expected {FORMAT}; update this package")
     try:
-        described = header["architecture"]
-        gabor = dict(described["gabor"], wavelengths_px=tuple(described["gabor"]["wavelengths_px"]))
-        architecture = Architecture(
-            encoder=described["encoder"],
-            decoder_channels=tuple(described["decoder_channels"]),
-            gabor=GaborParameters(**gabor),
-        )
+        return _Header.model_validate(header)
+    except ValidationError as err:
+        first = err.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+        raise CheckpointError(f"the header of {path} is damaged ({reason}); save it again") from err
+    except BreastsegError as err:
+        raise CheckpointError(f"the header of {path} is damaged ({err}); save it again") from err
+
+
+def _model(path: Path, architecture: Architecture, state: Mapping[str, torch.Tensor]) -> SegmentationModel:
+    try:
         model = SegmentationModel(architecture)
         model.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError, BreastsegError) as err:
-        reason = str(err).splitlines()[0]
+        reason = " ".join(str(err).split())[:_REASON_LENGTH]  # PyTorch lists every tensor
         raise CheckpointError(
             f"the tensors of {path} do not fit the encoder and decoder its header names ({reason}); save it again"
         ) from err
+    unfit = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if unfit:
+        raise CheckpointError(f"{path}: {unfit[0]} holds NaN or infinite weights; export an earlier checkpoint")
     return model

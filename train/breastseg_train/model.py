@@ -7,6 +7,7 @@ from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ INPUT_CHANNELS = 4
 PROJECTION_WIDTH = 16
 DECODER_LEVELS = 5
 SCSE_REDUCTION = 16
+_REASON_LENGTH = 200
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,10 @@ class SegmentationModel(nn.Module):
     def _load_encoder(self, path: Path) -> None:
         try:
             self.unet.encoder.load_state_dict(load_file(path))
-        except (OSError, RuntimeError) as err:
+        except (OSError, RuntimeError, SafetensorError) as err:
+            reason = " ".join(str(err).split())[:_REASON_LENGTH]  # PyTorch lists every tensor
             raise CheckpointError(
-                f"{path} must hold the state of an {self.architecture.encoder} encoder as safetensors: {err}"
+                f"{path} must hold the state of an {self.architecture.encoder} encoder as safetensors: {reason}"
             ) from err
 
 
