@@ -26,7 +26,9 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as err:
-        raise OutputError(f"cannot write {path}: {_reason(err)}; nothing was left half-written") from err
+        raise OutputError(
+            f"cannot write {path}: {_reason(err)}; nothing was left half-written: make room or choose another place"
+        ) from err
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -76,6 +78,7 @@ def folder_written_whole(path: Path, *, force: bool) -> Iterator[Path]:
     if place in (Path.cwd(), *Path.cwd().parents):
         raise OutputError(f"{path} is the working folder or holds it and cannot be replaced; choose a folder inside it")
     unfinished = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+    missing_parents = [parent for parent in place.parents if not parent.exists()]  # the deepest first
     try:
         try:
             unfinished.mkdir(parents=True)
@@ -83,9 +86,14 @@ def folder_written_whole(path: Path, *, force: bool) -> Iterator[Path]:
             check_output_folder(path, force=force)  # once more: another process may have been faster
             _replace_folder(unfinished, place, force=force)
         except OSError as err:
-            raise OutputError(f"cannot write {path}: {_reason(err)}; nothing was left half-written") from err
+            raise OutputError(
+                f"cannot write {path}: {_reason(err)}; nothing was left half-written: make room or choose another place"
+            ) from err
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in missing_parents:
+            with suppress(OSError):  # one that holds the output now, or something else, stays
+                parent.rmdir()
 
 
 def make_folder(path: Path) -> None:

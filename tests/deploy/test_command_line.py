@@ -333,7 +333,8 @@ def test_full_disk_ends_the_batch_in_one_line_and_keeps_what_is_whole(demo_bundl
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[1:] == [
-        f"error: cannot write {tmp_path / 'out' / 'b.png'}: file too large; nothing was left half-written"
+        f"error: cannot write {tmp_path / 'out' / 'b.png'}: file too large; nothing was left half-written: "
+        "make room or choose another place"
     ]
     assert names(tmp_path / "out") == {"a.png"}
     assert (tmp_path / "out" / "a.png").read_bytes() == (tmp_path / "whole" / "a.png").read_bytes()

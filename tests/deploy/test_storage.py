@@ -66,7 +66,10 @@ def test_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path: Path) -> Non
         f"try: write_whole(Path({str(target)!r}), bytes(5000))\n"
         "except OutputError as err: print(err)"
     )
-    assert said == f"cannot write {target}: file too large; nothing was left half-written"
+    assert (
+        said
+        == f"cannot write {target}: file too large; nothing was left half-written: make room or choose another place"
+    )
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == {"a.bin"}
 
@@ -142,6 +145,16 @@ def test_readers_see_the_old_file_or_the_new_one_and_nothing_between(tmp_path: P
 def test_missing_and_empty_output_folders_pass(tmp_path: Path) -> None:
     check_output_folder(tmp_path / "missing", force=False)
     check_output_folder(tmp_path, force=False)
+
+
+def test_failure_removes_the_parents_it_made_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ValueError, match="stop"), folder_written_whole(tmp_path / "old/new/deep/b", force=False):
+        raise ValueError("stop")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+    with folder_written_whole(tmp_path / "old/new/deep/b", force=False):
+        pass
+    assert (tmp_path / "old/new/deep/b").is_dir()
 
 
 def test_output_folder_that_is_not_empty_needs_force(tmp_path: Path) -> None:
