@@ -220,7 +220,11 @@ def test_a_full_disk_leaves_nothing(small_checkpoint: Path, tmp_path: Path) -> N
 
 def test_ctrl_c_leaves_nothing_and_exits_130(small_checkpoint: Path, tmp_path: Path) -> None:
     command = [*COMMAND, str(small_checkpoint), "--output", str(tmp_path / "b"), "--size", str(SIDE)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def listen() -> None:  # a job in the background inherits deaf ears
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("tracing")
     time.sleep(1)
