@@ -26,7 +26,6 @@ from breastseg_deploy.manifest import (
     HalfPrecision,
     Manifest,
     Normalisation,
-    ParityLimits,
     Precision,
 )
 from breastseg_deploy.storage import (
@@ -38,7 +37,17 @@ from breastseg_deploy.storage import (
 )
 from breastseg_export import artefacts
 from breastseg_export.graph import OPSET, export_network, half_network, portable_model
-from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, HALF_LIMITS, Artefact, ParityRun, check, compare, failures
+from breastseg_export.parity import (
+    FP16_LIMITS,
+    FP32_LIMITS,
+    HALF_LIMITS,
+    Artefact,
+    ParityRun,
+    check,
+    compare,
+    failures,
+    stricter,
+)
 from breastseg_export.report import report_html, write_pictures
 from breastseg_export.samples import Samples
 from breastseg_train.checkpoint import Checkpoint, load_checkpoint
@@ -154,7 +163,7 @@ def _parity(
             MODEL,
             "ONNX Runtime",
             artefacts.portable_in_onnxruntime(graphs[MODEL]),
-            _limits(FP32_LIMITS, min_dice),
+            stricter(FP32_LIMITS, min_dice),
         )
     ]
     activations = None
@@ -164,9 +173,9 @@ def _parity(
                 NETWORK_FP16,
                 "ONNX Runtime",
                 artefacts.network_in_onnxruntime(graphs[NETWORK_FP16], gabor),
-                _limits(FP16_LIMITS, min_dice),
+                stricter(FP16_LIMITS, min_dice),
             ),
-            Artefact(NETWORK_FP16, "torch .half()", artefacts.half_in_torch(model), _limits(HALF_LIMITS, min_dice)),
+            Artefact(NETWORK_FP16, "torch .half()", artefacts.half_in_torch(model), stricter(HALF_LIMITS, min_dice)),
         ]
         activations = artefacts.record_activations(model)
     with tqdm(total=len(samples), desc="parity", unit="frame", disable=not sys.stderr.isatty()) as bar:
@@ -180,13 +189,6 @@ def _parity(
             "export a checkpoint of a training that converged"
         )
     return run, HalfPrecision(fp32_islands=islands, largest_activation=largest, largest_activation_layer=layer)
-
-
-def _limits(limits: ParityLimits, min_dice: float | None) -> ParityLimits:
-    if min_dice is None:
-        return limits
-    stricter = {"worst_dice": max(limits.worst_dice, min_dice), "mean_dice": max(limits.mean_dice, min_dice)}
-    return limits.model_copy(update=stricter)
 
 
 def _goldens(run: ParityRun) -> list[Golden]:

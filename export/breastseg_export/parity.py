@@ -152,6 +152,14 @@ def failures(summaries: Mapping[str, Parity]) -> list[str]:
     return missed
 
 
+def stricter(limits: ParityLimits, min_dice: float | None) -> ParityLimits:
+    """The limits with every Dice raised to at least `min_dice`; nothing can lower them."""
+    if min_dice is None:
+        return limits
+    raised = {"worst_dice": max(limits.worst_dice, min_dice), "mean_dice": max(limits.mean_dice, min_dice)}
+    return limits.model_copy(update=raised)
+
+
 def check(summaries: Mapping[str, Parity]) -> None:
     """Refuse an export whose artefacts miss a limit.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 
 import pytest
 
 from breastseg_deploy import errors
+from breastseg_deploy.cli.command import Command, run_command
 from breastseg_deploy.errors import BreastsegError, MachineError, ParityError
 
 TREE = [thing for thing in vars(errors).values() if inspect.isclass(thing)]
@@ -20,3 +22,12 @@ def test_every_error_belongs_to_the_one_tree() -> None:
 @pytest.mark.parametrize("error", TREE)
 def test_exit_code_is_3_for_parity_4_for_the_machine_and_1_otherwise(error: type[BreastsegError]) -> None:
     assert error.exit_code == {ParityError: 3, MachineError: 4}.get(error, 1)
+
+
+def test_too_little_memory_is_one_sentence_and_exit_code_4(capsys: pytest.CaptureFixture[str]) -> None:
+    def greedy(_: argparse.Namespace) -> int:
+        raise MemoryError
+
+    command = Command("ask for everything", lambda parser: None, greedy)
+    assert run_command(command, argparse.Namespace()) == MachineError.exit_code
+    assert capsys.readouterr().err == "error: this machine has too little memory for that; use smaller frames\n"

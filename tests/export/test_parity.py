@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.errors import ParityError
 from breastseg_export.artefacts import Engine
-from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare
+from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare, stricter
 from breastseg_export.report import difference, report_html, write_pictures
 from breastseg_export.samples import Sample, Samples
 
@@ -132,6 +132,13 @@ def test_pictures_are_the_worst_frames_worst_first() -> None:
 
 def test_goldens_are_two_frames_with_cells_and_an_empty_one() -> None:
     assert [golden.name for golden in run_with(perfect).goldens] == ["square-0", "square-1", "square-2"]
+
+
+def test_a_dice_that_is_asked_for_only_ever_tightens_the_limits() -> None:
+    assert stricter(FP16_LIMITS, None) == stricter(FP16_LIMITS, 0.0) == FP16_LIMITS
+    assert stricter(FP16_LIMITS, 0.995).worst_dice == 0.995
+    assert stricter(FP16_LIMITS, 0.995).mean_dice == FP16_LIMITS.mean_dice
+    assert stricter(FP16_LIMITS, 1.0).mean_dice == 1.0
 
 
 def test_float32_limits_are_stricter_than_float16_limits() -> None:

@@ -34,14 +34,22 @@ def test_all_problems_are_reported_together(data_root: Path) -> None:
     for expected in (
         "no-mask.png: has no mask of that name",
         "other-size.png: 32 x 64 px, its frame has 64 x 64",
-        "grey-mask.png: a mask holds 0 and 1, or 0 and 255, got [7]",
+        "grey-mask.png must be a grey mask of 0 and 255 (or 0 and 1)",
         "odd-side.png: 60 x 64 px; each side must be a multiple of 32",
-        "val-0.png: cannot be read as an image",
+        "val-0.png is damaged or no image",
         "val-1.png: has no frame of that name",
         f"{Path('missing', 'images')}: holds no images",
         f"{Path('missing', 'masks')}: holds no images",
     ):
         assert expected in message
+
+
+def test_a_jpeg_that_was_cut_short_is_refused_and_not_trained_on(tmp_path: Path) -> None:
+    frame, _ = disc_frame(0, cells=3)
+    whole = cv2.imencode(".jpg", frame)[1].tobytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(DataError, match=r"cut\.jpg is cut short"):
+        read_frame(tmp_path / "cut.jpg")
 
 
 def test_the_same_frame_in_two_splits_is_found_by_its_pixels(data_root: Path) -> None:

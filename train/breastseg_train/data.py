@@ -7,18 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.contract import SIDE_MULTIPLE_PX
-from breastseg_deploy.errors import DataError
-
-IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-MASK_VALUES = {0, 1, 255}
-"""0 is background; 1 or 255 is cell."""
+from breastseg_deploy import images
+from breastseg_deploy.contract import SIDE_MULTIPLE_PX, rgb_batch
+from breastseg_deploy.errors import DataError, FrameError
 
 
 @dataclass(frozen=True)
@@ -89,50 +84,40 @@ def read_data_set(root: Path, splits: Iterable[str], min_side_px: int = SIDE_MUL
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:
-    """A frame as (H, W, 3) uint8 RGB; a grey one is repeated to three channels.
+    """A frame as (H, W, 3) uint8 RGB, decoded by the runtime's own code; a grey one is repeated to three channels.
 
     Raises:
-        DataError: unreadable, or not 8-bit grey or RGB.
+        DataError: unreadable or cut short, or not 8-bit grey or RGB.
     """
-    pixels = _read(path)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+    try:
+        pixels = images.read_frame(path)
+    except FrameError as err:
+        raise DataError(str(err)) from err
+    if pixels.dtype != np.uint8:
         raise DataError(f"{path}: a frame must be 8-bit grey or RGB, got {pixels.dtype} {pixels.shape}; convert it")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(rgb_batch(pixels, (pixels.shape[0], pixels.shape[1]))[0])
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """A mask as (H, W) uint8, 0 and 1.
+    """A mask as (H, W) uint8, 0 and 1, decoded by the runtime's own code.
 
     Raises:
         DataError: unreadable, more than one channel, or values other than 0 and 1 or 255.
     """
-    pixels = _read(path)
-    if pixels.ndim != 2:
-        raise DataError(f"{path}: a mask must have one channel, got the shape {pixels.shape}; convert it to grey first")
-    other = sorted(set(np.unique(pixels).tolist()) - MASK_VALUES)
-    if other:
-        raise DataError(f"{path}: a mask holds 0 and 1, or 0 and 255, got {other[:5]}; threshold it first")
-    return (pixels > 0).astype(np.uint8)
-
-
-def _read(path: Path) -> NDArray[Any]:
     try:
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error) as err:
-        raise DataError(f"{path}: cannot be read ({err}); copy it again") from err
-    if pixels is None:
-        raise DataError(f"{path}: cannot be read as an image; copy it again")
-    return np.asarray(pixels)
+        return images.read_mask(path)
+    except FrameError as err:
+        raise DataError(str(err)) from err
 
 
 def _samples(folder: Path, min_side_px: int, problems: list[str]) -> Iterable[Sample]:
-    images = _by_name(folder / "images", problems)
+    frames = _by_name(folder / "images", problems)
     masks = _by_name(folder / "masks", problems)
-    problems += [f"{images[name]}: has no mask of that name" for name in sorted(images.keys() - masks.keys())]
-    problems += [f"{masks[name]}: has no frame of that name" for name in sorted(masks.keys() - images.keys())]
-    for name in sorted(images.keys() & masks.keys()):
+    problems += [f"{frames[name]}: has no mask of that name" for name in sorted(frames.keys() - masks.keys())]
+    problems += [f"{masks[name]}: has no frame of that name" for name in sorted(masks.keys() - frames.keys())]
+    for name in sorted(frames.keys() & masks.keys()):
         try:
-            frame, mask = read_frame(images[name]), read_mask(masks[name])
+            frame, mask = read_frame(frames[name]), read_mask(masks[name])
         except DataError as err:
             problems.append(str(err))
             continue
@@ -141,11 +126,11 @@ def _samples(folder: Path, min_side_px: int, problems: list[str]) -> Iterable[Sa
             problems.append(f"{masks[name]}: {mask.shape[0]} x {mask.shape[1]} px, its frame has {height} x {width}")
         if height % SIDE_MULTIPLE_PX or width % SIDE_MULTIPLE_PX or min(height, width) < min_side_px:
             problems.append(
-                f"{images[name]}: {height} x {width} px; each side must be a multiple of {SIDE_MULTIPLE_PX} "
+                f"{frames[name]}: {height} x {width} px; each side must be a multiple of {SIDE_MULTIPLE_PX} "
                 f"and at least {min_side_px}: crop it"
             )
         digest = hashlib.sha256(f"{frame.shape}".encode() + frame.tobytes() + mask.tobytes()).hexdigest()
-        yield Sample(name, folder.name, images[name], masks[name], digest)
+        yield Sample(name, folder.name, frames[name], masks[name], digest)
 
 
 def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
@@ -153,9 +138,9 @@ def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     for path in files:
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem in found:
+        if path.suffix.lower() in images.SUFFIXES and path.stem in found:
             problems.append(f"{path}: {found[path.stem].name} has the same name; rename one")
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+        elif path.suffix.lower() in images.SUFFIXES:
             found[path.stem] = path
     if not found:
         problems.append(f"{folder}: holds no images; expected files such as NAME.png")
