@@ -61,7 +61,7 @@ class Bundle:
             raise BundleError(f"no bundle at {folder}: expected a folder made by breastseg-export")
         bundle = cls(folder, parse_manifest(_read_text(folder / MANIFEST), str(folder / MANIFEST)))
         for name, entry in bundle.manifest.files.items():
-            _check(folder / name, _fingerprint(folder / name), entry)
+            _check(folder / name, file_entry(folder / name), entry)
         needed = {MODEL, *bundle.manifest.goldens} - bundle.manifest.files.keys()
         if needed:
             raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
@@ -143,11 +143,11 @@ def golden_bytes(golden: Golden) -> bytes:
 
 
 def file_entry(path: Path) -> FileEntry:
-    """Size and hash of a file that is about to become part of a bundle."""
-    return _fingerprint(path)
+    """Size and hash of a file of a bundle.
 
-
-def _fingerprint(path: Path) -> FileEntry:
+    Raises:
+        BundleError: it cannot be read, or is no regular file.
+    """
     digest, size = hashlib.sha256(), 0
     try:
         if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
