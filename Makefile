@@ -1,6 +1,8 @@
 # Every target makes the virtual environment where there is none.
 PYTHON ?= python3
 VENV := .venv
+# Python bindings alone of the TensorRT versions that the engine code is held to; its libraries stand on no public index.
+TENSORRT := 10.16.1.11 11.4.0.106
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 DEMO := demo
@@ -13,6 +15,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	for version in $(TENSORRT); do $(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/tensorrt-$$version \
+		tensorrt-cu13-bindings==$$version || echo "no bindings of TensorRT $$version: their test is skipped"; done
 	@touch $(READY)
 
 # The main job end to end: export the demo checkpoint, verify the bundle, segment frames with it.
