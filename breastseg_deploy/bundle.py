@@ -20,6 +20,7 @@ MODEL = "model.onnx"
 NETWORK_FP16 = "network.fp16.onnx"
 REPORT = "report.html"
 GOLDENS = "goldens"
+ENGINES = "engines"
 
 _CHUNK_BYTES = 1 << 20
 
@@ -62,7 +63,8 @@ class Bundle:
         bundle = cls(folder, parse_manifest(_read_text(folder / MANIFEST), str(folder / MANIFEST)))
         for name, entry in bundle.manifest.files.items():
             _check(folder / name, file_entry(folder / name), entry)
-        needed = {MODEL, *bundle.manifest.goldens} - bundle.manifest.files.keys()
+        engines = {engine.file for engine in bundle.manifest.engines}
+        needed = {MODEL, *bundle.manifest.goldens, *engines} - bundle.manifest.files.keys()
         if needed:
             raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
         bundle._check_preprocessing()

@@ -95,18 +95,80 @@ class Parity(_Part):
     limits: ParityLimits
 
 
+class IslandTrial(_Part):
+    """One set of layers that was tried in float32, on the frames of the search.
+
+    Attributes:
+        groups: of layers, beside those that must be float32 anyway.
+        float32_share: of the network's multiply-adds that are in float32 then, 0 to 1.
+        worst_dice, mean_dice, largest_probability_error: as in `Parity`, over the frames of the search.
+        accepted: whether the set keeps to half of the error that the limits allow.
+    """
+
+    groups: tuple[str, ...]
+    float32_share: float
+    worst_dice: float
+    mean_dice: float
+    largest_probability_error: float
+    accepted: bool
+
+
 class HalfPrecision(_Part):
-    """How the float16 network keeps its range.
+    """How the float16 network keeps its range and its precision.
 
     Attributes:
         fp32_islands: nodes of the graph that stay in float32.
         largest_activation: the largest magnitude any layer reached on the parity frames; float16 ends at 65504.
         largest_activation_layer: the layer that reached it.
+        layers: number of layers whose largest magnitude was measured.
+        activations: those that reached furthest.
+        necessary: number of nodes that must be float32 whatever a Dice says, by reason.
+        groups: of layers that are float32 for the Dice; see `IslandTrial`.
+        search: every set that was tried, in that order.
+        search_frames: what they were tried on.
     """
 
     fp32_islands: tuple[str, ...]
     largest_activation: float
     largest_activation_layer: str
+    layers: int = 0
+    activations: dict[str, float] = {}
+    necessary: dict[str, int] = {}
+    groups: tuple[str, ...] = ()
+    search: tuple[IslandTrial, ...] = ()
+    search_frames: tuple[str, ...] = ()
+
+
+class EngineEntry(_Part):
+    """A TensorRT engine of the bundle, and all that it is tied to. Its SHA-256 stands among the manifest's files.
+
+    Attributes:
+        file: the plan's name inside the bundle.
+        flavour: which TensorRT built it.
+        version: of that TensorRT; no other runs it.
+        compute_capability: of the GPU that it was built for, e.g. "8.6".
+        precision: of the network.
+        min_batch, opt_batch, max_batch: frames per call: the least, those it is tuned for, the most.
+        network_sha256: of the network that it was built from.
+        layer_types: number of the network's layers by kind and type, read back after parsing.
+        build_seconds: wall time of the build.
+        verified: whether parity was measured with it. A runtime tests an engine that was not before it serves.
+        verification: the same in words.
+    """
+
+    file: str
+    flavour: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    compute_capability: str = Field(pattern=r"^[1-9][0-9]?\.[0-9]$")
+    precision: Literal["fp16"]
+    min_batch: int = Field(ge=1)
+    opt_batch: int = Field(ge=1)
+    max_batch: int = Field(ge=1)
+    network_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    layer_types: dict[str, dict[str, int]]
+    build_seconds: float = Field(ge=0)
+    verified: bool
+    verification: str
 
 
 class Manifest(_Part):
@@ -126,6 +188,7 @@ class Manifest(_Part):
     parity: tuple[Parity, ...]
     parity_frames: str
     goldens: tuple[str, ...] = Field(min_length=1)
+    engines: tuple[EngineEntry, ...] = ()
     files: dict[str, FileEntry]
     built_with: dict[str, str]
     built_at: str

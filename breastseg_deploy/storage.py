@@ -12,15 +12,21 @@ from pathlib import Path
 from breastseg_deploy.errors import OutputError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write a file beside its place and rename it into it: readers see the old file, the new one, or none.
+
+    Args:
+        path: the file's place.
+        content: of the file.
+        private: whether nobody but the user may read or write it (mode 0600, where the system has modes).
 
     Raises:
         OutputError: no permission, no space, no such folder.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with beside.open("xb") as file:
+        mode = 0o600 if private else 0o666
+        with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

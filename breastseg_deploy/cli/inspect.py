@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from breastseg_deploy.cli.command import Command, print_json
+
+if TYPE_CHECKING:  # `breastseg --help` imports this file, and pydantic is slow to import
+    from breastseg_deploy.manifest import EngineEntry
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +46,21 @@ def _run(arguments: argparse.Namespace) -> int:
         figures = f"worst Dice {parity.worst_dice:.6f}, mean {parity.mean_dice:.6f}"
         rows.append(("parity", f"{parity.artefact} in {parity.engine}: {figures}"))
     rows.append(("measured on", manifest.parity_frames))
+    rows += [("engine", _engine(engine)) for engine in manifest.engines]
     rows += [("file", f"{name}, {entry.bytes:,} bytes, all hashes match") for name, entry in manifest.files.items()]
     for key, value in rows:
         print(f"{key:20}{value}")
     return 0
+
+
+def _engine(engine: EngineEntry) -> str:
+    """An engine of the bundle in one line."""
+    convolutions = ", ".join(f"{n} {kind}" for kind, n in engine.layer_types.get("CONVOLUTION", {}).items())
+    return (
+        f"{engine.file}: {engine.flavour} {engine.version}, compute capability {engine.compute_capability}, "
+        f"{engine.precision}, batches of {engine.min_batch} to {engine.max_batch}, convolutions {convolutions}; "
+        f"{'parity measured' if engine.verified else 'not verified'}: {engine.verification}"
+    )
 
 
 COMMAND = Command("show what a bundle says about itself", _add_arguments, _run)

@@ -153,6 +153,26 @@ def test_golden_that_is_no_file_of_the_manifest_is_refused(bundle_copy: Path) ->
     assert "names no goldens/unlisted.npz in its manifest" in refusal(lambda: Bundle.open(bundle_copy))
 
 
+def test_engine_that_is_no_file_of_the_manifest_is_refused(bundle_copy: Path) -> None:
+    engine = {
+        "file": "engines/unlisted.plan",
+        "flavour": "tensorrt",
+        "version": "10.16.1.11",
+        "compute_capability": "8.6",
+        "precision": "fp16",
+        "min_batch": 1,
+        "opt_batch": 1,
+        "max_batch": 8,
+        "network_sha256": "0" * 64,
+        "layer_types": {},
+        "build_seconds": 1.0,
+        "verified": False,
+        "verification": "not run on a GPU",
+    }
+    edit_manifest(bundle_copy, lambda raw: raw.update(engines=[engine]))
+    assert "names no engines/unlisted.plan in its manifest" in refusal(lambda: Bundle.open(bundle_copy))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

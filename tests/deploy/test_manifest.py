@@ -173,6 +173,50 @@ def test_a_bundle_without_goldens_is_refused() -> None:
         parse({**content(), "goldens": []})
 
 
+ENGINE = {
+    "file": "engines/a.plan",
+    "flavour": "tensorrt-rtx",
+    "version": "1.7.1.116",
+    "compute_capability": "8.6",
+    "precision": "fp16",
+    "min_batch": 1,
+    "opt_batch": 1,
+    "max_batch": 8,
+    "network_sha256": HASH,
+    "layer_types": {"CONVOLUTION": {"FLOAT": 3, "HALF": 357}},
+    "build_seconds": 5.8,
+    "verified": False,
+    "verification": "not run on a GPU",
+}
+
+
+def test_engines_survive_the_way_to_json_and_back() -> None:
+    manifest = parse({**content(), "engines": [ENGINE]})
+    assert parse_manifest(manifest.model_dump_json(), "again") == manifest
+    assert manifest.engines[0].layer_types["CONVOLUTION"] == {"FLOAT": 3, "HALF": 357}
+
+
+def test_a_manifest_without_engines_has_none() -> None:
+    assert parse(content()).engines == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("flavour", "openvino"),
+        ("compute_capability", "sm86"),
+        ("precision", "fp32"),
+        ("max_batch", 0),
+        ("network_sha256", "0" * 63),
+        ("verified", "perhaps"),
+        ("layer_types", [3, 357]),
+    ],
+)
+def test_an_engine_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(BundleError, match=rf"engines\.0\.{name}"):
+        parse({**content(), "engines": [{**ENGINE, name: value}]})
+
+
 def test_limits_belong_to_the_artefact_that_had_to_meet_them() -> None:
     raw = content()
     other = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -49,6 +50,16 @@ def test_file_is_written(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.bin", b"content")
     assert (tmp_path / "a.bin").read_bytes() == b"content"
     assert names(tmp_path) == {"a.bin"}
+
+
+@pytest.mark.parametrize(("private", "mode"), [(True, 0o600), (False, 0o644)])
+def test_private_file_is_the_users_alone_and_others_follow_the_umask(tmp_path: Path, private: bool, mode: int) -> None:
+    before = os.umask(0o022)
+    try:
+        write_whole(tmp_path / "file", b"content", private=private)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
 
 
 def test_file_replaces_the_old_one(tmp_path: Path) -> None:

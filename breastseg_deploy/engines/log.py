@@ -1,0 +1,103 @@
+"""TensorRT's messages and progress, handed to Python's logging and to whoever asked for an engine."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from breastseg_deploy.engines.api import Enumerator, ILogger, IProgressMonitor, TensorRT
+
+LOG = logging.getLogger("breastseg_deploy.engines")
+
+_SAY_EVERY_S = 10.0
+
+_errors: deque[str] = deque(maxlen=16)
+
+
+@functools.cache
+def logger(trt: TensorRT) -> ILogger:
+    """The one logger of a TensorRT module: TensorRT keeps the first it is given for the whole process.
+
+    Messages go to Python's logger "breastseg_deploy.engines". Whatever reaches the user as an error is raised by the
+    code that called TensorRT, so TensorRT's own warnings and errors are notes on the side, at the level INFO.
+    """
+    base: Any = trt.ILogger
+    errors = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+    verbose = trt.ILogger.VERBOSE
+
+    class Logger(base):  # type: ignore[misc]  # the base class is known at run time only
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def log(self, severity: Enumerator, msg: str) -> None:
+            if severity in errors:
+                _errors.append(" ".join(msg.split()))
+            LOG.log(logging.DEBUG if severity == verbose else logging.INFO, "%s: %s", severity.name, msg)
+
+    made: ILogger = Logger()
+    return made
+
+
+def forget_errors() -> None:
+    """Before a call to TensorRT whose failure `first_error` is to explain."""
+    _errors.clear()
+
+
+def first_error() -> str:
+    """What TensorRT complained of first since `forget_errors`: later complaints are mostly its consequences."""
+    return _errors[0] if _errors else "TensorRT gave no reason"
+
+
+class Progress:
+    """What the builder is at, told now and then, and the way to stop it.
+
+    Attributes:
+        failure: what ended the build early, Ctrl-C or an error of `say`. It is kept here and raised after the build:
+            an exception that crosses the builder's own code ends the process.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._steps: dict[str, int] = {}
+        self._told = time.monotonic()
+        self.failure: BaseException | None = None
+
+    def start(self, phase: str, steps: int) -> None:
+        """A phase of so many steps begins."""
+        LOG.debug("builder: %s, %d steps", phase, steps)
+        self._steps[phase] = steps
+
+    def step(self, phase: str, number: int) -> bool:
+        """A step of a phase is done; False asks the builder to stop."""
+        try:
+            if time.monotonic() - self._told >= _SAY_EVERY_S:
+                self._told = time.monotonic()
+                self._say(f"building: {phase.lower()}, step {number + 1} of {self._steps.get(phase, number + 1)}")
+        except BaseException as err:
+            self.failure = err
+        return self.failure is None
+
+
+def progress_monitor(trt: TensorRT, progress: Progress) -> IProgressMonitor:
+    """A monitor that the builder tells about its phases; Ctrl-C stops the build at its next step."""
+    base: Any = trt.IProgressMonitor
+
+    class Monitor(base):  # type: ignore[misc]  # the base class is known at run time only
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            progress.start(phase_name, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return progress.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+    made: IProgressMonitor = Monitor()
+    return made

@@ -1,0 +1,54 @@
+"""What an engine is asked for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from breastseg_deploy.engines.flavour import Flavour
+from breastseg_deploy.errors import ContractError
+
+WORKSPACE_BYTES = 4 << 30
+"""Scratch memory that the builder may plan with, unless told otherwise: what a scanner's GPU of 8 GiB can spare."""
+MAX_BATCH = 8
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """An engine to build or to find.
+
+    Attributes:
+        flavour: which TensorRT.
+        compute_capability: of the GPU that will run it, e.g. "8.6".
+        precision: the network's; TensorRT engines are made of the float16 network alone.
+        min_batch, opt_batch, max_batch: frames per call: the least, those it is tuned for, the most.
+        workspace_bytes: scratch memory that the builder may plan with.
+
+    Raises:
+        ContractError: batches that are not 1 <= min <= opt <= max, a capability that is no "major.minor", or no
+            workspace.
+    """
+
+    flavour: Flavour
+    compute_capability: str
+    precision: Literal["fp16"] = "fp16"
+    min_batch: int = 1
+    opt_batch: int = 1
+    max_batch: int = MAX_BATCH
+    workspace_bytes: int = WORKSPACE_BYTES
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
+            raise ContractError(
+                f"batches must be 1 <= min <= opt <= max, got {self.min_batch}, {self.opt_batch}, {self.max_batch}"
+            )
+        if not is_compute_capability(self.compute_capability):
+            raise ContractError(f"a compute capability is written as in 8.6, got {self.compute_capability!r}")
+        if self.workspace_bytes <= 0:
+            raise ContractError(f"the workspace must be at least one byte, got {self.workspace_bytes}")
+
+
+def is_compute_capability(text: str) -> bool:
+    """Whether a text is a compute capability as NVIDIA writes it: "8.6", "12.0"."""
+    return re.fullmatch(r"[1-9][0-9]?\.[0-9]", text) is not None
