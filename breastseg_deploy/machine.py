@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
+from breastseg_deploy.backends.choice import LOADERS, Loader
+from breastseg_deploy.backends.nvidia import Gpu, look_for_gpu
+from breastseg_deploy.errors import BreastsegError, MachineError
 from breastseg_deploy.extras import DISTRIBUTION
+
+_GIB = 1 << 30
+_ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,21 @@ class Capability:
 
 
 def capabilities() -> list[Capability]:
-    """All capabilities, the machine's own first, then libraries, then backends."""
+    """All capabilities, the machine's own first, then libraries, then backends in the order of preference."""
+    gpu = isinstance(look_for_gpu(), Gpu)
     return [
         Capability("python", "machine", True, f"{platform.python_version()} on {platform.machine()}"),
         Capability("processor", "machine", True, f"{_processors()} cores for this process"),
-        _gpu(),
-        _library("image files", "opencv-python-headless", "cpu"),
-        _library("export", "onnxscript", "export"),
-        _library("training", "lightning", "train"),
+        *_gpu(),
+        _library("image files", "cpu", "opencv-python-headless"),
+        _for_gpu(gpu, _library("cupy", "gpu", "cupy-cuda13x", "cupy-cuda12x", "cupy")),
         _onnxruntime(),
+        _for_gpu(gpu, _library("onnxruntime-gpu", "gpu", "onnxruntime-gpu", replacing="onnxruntime")),
+        _for_gpu(gpu, _library("tensorrt", "tensorrt", "tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
+        _library("tensorrt-rtx", "tensorrt-rtx", "tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+        _library("export", "export", "onnxscript"),
+        _library("training", "train", "lightning"),
+        *(_backend(name, loader) for name, loader in LOADERS.items()),
     ]
 
 
@@ -48,49 +58,80 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _gpu() -> Capability:
-    """The GPU by the driver's own tool; this version has no backend that would use it."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return Capability("nvidia gpu", "machine", False, "no NVIDIA driver on this machine (no nvidia-smi)")
-    query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        seen = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError) as err:
-        return Capability("nvidia gpu", "machine", False, f"nvidia-smi failed: {err}")
-    return Capability("nvidia gpu", "machine", True, f"{seen}; no backend of this version uses it yet")
+def _gpu() -> list[Capability]:
+    """The GPU and its driver, as CUDA shows them to this process."""
+    found = look_for_gpu()
+    if not isinstance(found, Gpu):
+        return [Capability("nvidia gpu", "machine", False, found.reason)]
+    memory = f"{found.memory_bytes / _GIB:.1f} GiB"
+    return [
+        Capability(
+            "nvidia gpu", "machine", True, f"{found.name}, compute capability {found.compute_capability}, {memory}"
+        ),
+        Capability("nvidia driver", "machine", True, f"{found.driver}, runs CUDA up to {found.cuda}"),
+    ]
 
 
-def _library(name: str, package: str, extra: str) -> Capability:
-    found = _version(package)
-    if found is None:
-        return Capability(name, "library", False, f"{package} is not installed", _install(extra))
-    return Capability(name, "library", True, f"{package} {found}")
+def _library(name: str, extra: str, *packages: str, replacing: str | None = None) -> Capability:
+    """The first of several packages that is installed: some libraries come by more than one name.
+
+    Args:
+        name: what to call it.
+        extra: brings it.
+        packages: distributions that hold it.
+        replacing: a distribution that must go first, because both hold the same files.
+    """
+    present = _present(*packages)
+    if present:
+        return Capability(name, "library", True, present[0])
+    first = f"pip uninstall -y {replacing} && " if replacing and _present(replacing) else ""
+    return Capability(name, "library", False, f"{packages[0]} is not installed", first + _install(extra))
 
 
 def _onnxruntime() -> Capability:
-    installed = {package: _version(package) for package in ("onnxruntime", "onnxruntime-gpu")}
-    present = [f"{package} {found}" for package, found in installed.items() if found is not None]
-    if not present:
-        return Capability("backend onnxruntime", "backend", False, "onnxruntime is not installed", _install("cpu"))
-    if len(present) == 2:
-        detail = f"{' and '.join(present)} overwrite each other's files"
-        remedy = "pip uninstall onnxruntime onnxruntime-gpu, then one extra"
-        return Capability("backend onnxruntime", "backend", False, detail, remedy)
+    """The build for CPUs; the one for GPUs holds the same, and must not be installed beside it."""
+    if _present("onnxruntime-gpu") and not _present("onnxruntime"):
+        return Capability("onnxruntime", "library", True, "part of onnxruntime-gpu")
+    return _library("onnxruntime", "cpu", "onnxruntime")
+
+
+def _for_gpu(gpu: bool, library: Capability) -> Capability:
+    """A missing library that would be of no use here needs no remedy."""
+    if gpu or library.usable:
+        return library
+    return replace(library, detail=f"{library.detail}; of no use without an NVIDIA GPU", remedy="")
+
+
+def _backend(name: str, loader: Loader) -> Capability:
+    """Whether a backend could serve now; its library is loaded where GPU and packages are there."""
+    title = f"backend {name}"
+    if name in ("onnxruntime", "onnxruntime-cuda"):
+        present = _present(*_ONNXRUNTIMES)
+        if not present:
+            return Capability(title, "backend", False, "onnxruntime is not installed", _install(loader.extras))
+        if len(present) == 2:
+            detail = f"{' and '.join(present)} overwrite each other's files"
+            remedy = f"pip uninstall -y {' '.join(_ONNXRUNTIMES)} && {_install(loader.extras)}"
+            return Capability(title, "backend", False, detail, remedy)
     try:
-        import onnxruntime
-    except ImportError as err:
-        return Capability("backend onnxruntime", "backend", False, f"{present[0]} is broken: {err}", _install("cpu"))
-    usable = "CPUExecutionProvider" in onnxruntime.get_available_providers()
-    return Capability("backend onnxruntime", "backend", usable, f"{present[0]}, on the CPU")
+        return Capability(title, "backend", True, loader.check())
+    except MachineError as err:
+        needs_gpu = loader.on_gpu and not isinstance(look_for_gpu(), Gpu)
+        return Capability(title, "backend", False, str(err), "" if needs_gpu else _install(loader.extras))
+    except (BreastsegError, ImportError, OSError) as err:
+        return Capability(title, "backend", False, f"its library is broken: {err}", _install(loader.extras))
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _present(*packages: str) -> list[str]:
+    """Those of the packages that are installed, with their versions."""
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found
 
 
-def _install(extra: str) -> str:
-    return f"pip install '{DISTRIBUTION}[{extra}]'"
+def _install(extras: str) -> str:
+    return f"pip install '{DISTRIBUTION}[{extras}]'"

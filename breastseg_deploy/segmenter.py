@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends import AUTO, Choice, Inference, choose
-from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.backends import DeviceBackend, Inference, lies_on_gpu
+from breastseg_deploy.backends.choice import AUTO, Choice, choose
+from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
+from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import is_single_frame, rgb_batch
-from breastseg_deploy.errors import BackendError, ParityError
+from breastseg_deploy.errors import BackendError, FrameError
 from breastseg_deploy.manifest import Manifest
-from breastseg_deploy.metrics import dice, flipped_ppm
 
 _LOG = logging.getLogger("breastseg_deploy")
 
@@ -31,7 +32,8 @@ class Segmentation:
     Attributes:
         mask: (H, W) or (N, H, W) uint8; 1 where probability >= the bundle's threshold, else 0.
         probability: float32, the mask's shape, in [0, 1].
-        timings: wall seconds by stage, in order; the last, "total", is the whole call.
+        timings: seconds by stage, in order: wall time, and on a GPU the device's own time for its stages; the last,
+            "total", is the wall time of the whole call.
         backend: name of the backend that computed it.
     """
 
@@ -41,16 +43,6 @@ class Segmentation:
     backend: str
 
 
-@dataclass(frozen=True)
-class GoldenResult:
-    """How one golden frame came out on this machine, against the float32 reference stored in the bundle."""
-
-    name: str
-    dice: float
-    flipped_ppm: float
-    largest_probability_error: float
-
-
 class Segmenter:
     """A bundle, loaded and ready. Open it with `Segmenter.open`; several threads may share one.
 
@@ -58,7 +50,9 @@ class Segmenter:
         bundle: the opened bundle.
         manifest: what the bundle says about itself.
         backend: name of the backend in use.
-        backend_reason: which backend was chosen and why; also logged at INFO under "breastseg_deploy".
+        artefact: the bundle's file that it serves: "model.onnx", or "network.fp16.onnx" on a GPU.
+        backend_reason: which backend was chosen, why, and why each preferred one was passed over; also logged under
+            "breastseg_deploy", at WARNING where a better backend ought to have worked, else at INFO.
     """
 
     def __init__(self, bundle: Bundle, choice: Choice) -> None:
@@ -66,55 +60,75 @@ class Segmenter:
         self.backend: str = choice.name
         self.backend_reason: str = choice.reason
         self.bundle = bundle
+        self.artefact: str = choice.artefact
         self._engine = choice.backend
         self._running = 0
         self._closed = False
         self._state = threading.Condition()
 
     @classmethod
-    def open(cls, bundle: str | Path, backend: str = AUTO) -> Segmenter:
+    def open(cls, bundle: str | Path, backend: str = AUTO, *, strict: bool = False) -> Segmenter:
         """Check a bundle and load it.
+
+        A GPU backend serves only after the bundle's goldens have come out right through it on this machine; where
+        TensorRT has no engine for this GPU yet, it builds one first, which takes minutes and is logged.
 
         Args:
             bundle: a folder made by breastseg-export.
-            backend: "auto", or a backend's name ("onnxruntime").
+            backend: a backend's name ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"), which then serves
+                or fails; or "auto": the first of these that works here.
+            strict: with "auto", refuse to serve by a lesser backend where a better one is there and fails, and by the
+                CPU where a GPU ought to serve; see `backends.choice.choose`.
 
         Raises:
             BundleError: the bundle is missing, incomplete or altered.
-            BackendError: there is no such backend, or it cannot load the bundle.
-            MachineError: the backend's library is not installed.
+            BackendError: there is no such backend, it cannot load the bundle, or `strict` refuses.
+            ParityError: the backend does not reproduce the bundle's goldens.
+            MachineError: this machine lacks what the backend needs, such as its library.
         """
         opened = Bundle.open(bundle)
-        choice = choose(opened, backend)
-        _LOG.info("%s: backend %s", opened.path, choice.reason)
+        choice = choose(opened, backend, strict=strict)
+        _LOG.log(logging.WARNING if choice.fell_back else logging.INFO, "%s: backend %s", opened.path, choice.reason)
         return cls(opened, choice)
 
-    def __call__(
-        self, frames: NDArray[Any], *, bit_depth: int | None = None, full_scale: float | None = None
-    ) -> Segmentation:
+    def __call__(self, frames: Any, *, bit_depth: int | None = None, full_scale: float | None = None) -> Segmentation:
         """Segment one frame or a batch; nothing is resized and no range is guessed.
 
         Args:
-            frames: (H, W) or (H, W, 3), or (N, H, W) or (N, H, W, 3), of the bundle's size; see `contract.rgb_batch`.
+            frames: (H, W) or (H, W, 3), or (N, H, W) or (N, H, W, 3), of the bundle's size: a NumPy array, see
+                `contract.rgb_batch`; or, where the backend computes on a GPU, an array on that GPU (with
+                `__cuda_array_interface__` or DLPack: CuPy, PyTorch, a camera's buffer), which is read where it lies.
             bit_depth: for uint16 frames, the bits that the scanner uses.
-            full_scale: for floating-point frames, the value of white.
+            full_scale: for floating-point NumPy frames, the value of white.
 
         Raises:
-            FrameError: the frames break the contract; nothing was computed.
+            FrameError: the frames break the contract, or lie on a GPU that does not compute; nothing was computed.
             BackendError: the engine failed, its answer is no probability (NaN, outside [0, 1], another shape), or the
-                Segmenter is closed.
+                Segmenter is closed. After a failure of one call the next may succeed; where the GPU itself has failed
+                for good, every call says so.
+            ParityError: this is the first batch of its size on a GPU, and the goldens miss their limit in it.
         """
         started = time.perf_counter()
-        rgb = rgb_batch(frames, self.manifest.frame.size_px, bit_depth=bit_depth, full_scale=full_scale)
-        checked = time.perf_counter()
-        inference = self._infer(rgb)
+        size_px = self.manifest.frame.size_px
+        if lies_on_gpu(frames):
+            engine = self._engine_for_device_frames(frames, full_scale)
+            checked = time.perf_counter()
+            inference = self._while_open(lambda: engine.infer_on_device(frames, bit_depth))
+            count = len(inference.probability)
+        else:
+            rgb = rgb_batch(frames, size_px, bit_depth=bit_depth, full_scale=full_scale)
+            checked = time.perf_counter()
+            inference = self._while_open(lambda: self._engine.infer(rgb))
+            count = len(rgb)
         inferred = time.perf_counter()
-        probability = inference.checked(rgb.shape[:3], self.backend).probability
-        mask = (probability >= self.manifest.threshold).astype(np.uint8)
-        if is_single_frame(frames.shape, self.manifest.frame.size_px):
+        probability = inference.checked((count, *size_px), self.backend).probability
+        mask, last = inference.mask, "check"
+        if mask is None:
+            mask, last = (probability >= self.manifest.threshold).astype(np.uint8), "threshold"
+        if is_single_frame(tuple(frames.shape), size_px):
             mask, probability = mask[0], probability[0]
         ended = time.perf_counter()
-        timings = {"contract": checked - started, **inference.seconds, "threshold": ended - inferred}
+        timings = {"contract": checked - started, **inference.seconds, last: ended - inferred}
         return Segmentation(mask, probability, {**timings, "total": ended - started}, self.backend)
 
     def self_test(self) -> list[GoldenResult]:
@@ -124,26 +138,17 @@ class Segmenter:
             One result per golden, all within the limits.
 
         Raises:
-            ParityError: a golden's mask Dice is under the limit of the manifest's float32 parity.
+            ParityError: a golden's mask Dice is under the limit of the file that serves (`manifest.limits_of`).
             BackendError: the engine failed.
             BundleError: a golden is damaged, or the manifest holds no limit.
         """
-        limit = self.manifest.limits_of(MODEL).worst_dice
-        results = []
-        for golden in self.bundle.goldens():
-            answer = self(golden.frame)
-            error = float(np.abs(answer.probability - golden.probability).max())
-            result = GoldenResult(
-                golden.name, dice(answer.mask, golden.mask), flipped_ppm(answer.mask, golden.mask), error
-            )
-            if result.dice < limit:
-                raise ParityError(
-                    f"golden {golden.name} came out with Dice {result.dice:.6f} by {self.backend}, "
-                    f"the limit is {limit}; do not use this bundle on this machine: run `breastseg doctor` and "
-                    "export again"
-                )
-            results.append(result)
-        return results
+        limit = self.manifest.limits_of(self.artefact).worst_dice
+
+        def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+            answer = self(rgb)
+            return answer.mask, answer.probability
+
+        return list(hold_goldens(self.bundle.goldens(), run, 1, limit, self.backend))
 
     def close(self) -> None:
         """Wait for running calls, then give the engine's memory back; calls after this raise BackendError."""
@@ -162,13 +167,30 @@ class Segmenter:
     ) -> None:
         self.close()
 
-    def _infer(self, rgb: NDArray[np.uint8]) -> Inference:
+    def _engine_for_device_frames(self, frames: Any, full_scale: float | None) -> DeviceBackend:
+        """The engine, if it reads frames where they lie on the GPU: a silent copy would hide its cost."""
+        if not isinstance(self._engine, DeviceBackend):
+            raise FrameError(
+                f"these frames ({type(frames).__name__}) lie on a GPU, and {self.backend} takes NumPy arrays alone; "
+                "copy them to the host first, or open the bundle with a GPU backend"
+            )
+        if full_scale is not None:
+            raise FrameError(
+                f"frames on a GPU must be uint8, or uint16 with bit_depth, got full_scale {full_scale}; "
+                "leave it away, or pass floating-point frames as NumPy arrays"
+            )
+        if not hasattr(frames, "shape"):
+            raise FrameError(f"{type(frames).__name__} must have a shape like an array; wrap it with cupy.from_dlpack")
+        return self._engine
+
+    def _while_open(self, infer: Callable[[], Inference]) -> Inference:
+        """Run it while nobody may close the engine."""
         with self._state:
             if self._closed:
                 raise BackendError("this Segmenter is closed; open the bundle again with Segmenter.open")
             self._running += 1
         try:
-            return self._engine.infer(rgb)
+            return infer()
         finally:
             with self._state:
                 self._running -= 1

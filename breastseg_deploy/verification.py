@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends import Backend
-from breastseg_deploy.backends.onnxruntime_cpu import NetworkOnCpu
-from breastseg_deploy.bundle import NETWORK_FP16
+from breastseg_deploy.backends.onnxruntime_cpu import NetworkOnCpu, OnnxRuntimeCpu
+from breastseg_deploy.bundle import MODEL, NETWORK_FP16
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.images import FrameFile, read_rgb, read_truth
 from breastseg_deploy.metrics import dice
@@ -23,7 +23,8 @@ class FrameCheck:
 
     Attributes:
         frames: how many.
-        agreement_worst_dice: the served path against the float16 network behind the CPU preprocessing, worst frame.
+        against: the other way through the bundle that the served one was compared with; None where it has no other.
+        agreement_worst_dice: the served way against the other one, worst frame.
         agreement_mean_dice: the same, mean over frames.
         truth_dice_with_cells: mean Dice against ground truth over frames whose truth holds cells.
         truth_dice_all: mean over all frames with a truth; an empty pair counts as 1.
@@ -31,6 +32,7 @@ class FrameCheck:
     """
 
     frames: int
+    against: str | None
     agreement_worst_dice: float | None
     agreement_mean_dice: float | None
     truth_dice_with_cells: float | None
@@ -46,30 +48,37 @@ def check_frames(
 ) -> FrameCheck:
     """Segment frames by two ways through the bundle and compare the masks; measure Dice where there is ground truth.
 
-    The served backend runs `model.onnx`, whose graph holds the preprocessing; the other way is `network.fp16.onnx`
-    behind the NumPy preprocessing. They share neither code nor precision, so agreement is evidence for both. A bundle
+    A backend that serves `model.onnx`, whose graph holds the preprocessing, is compared with `network.fp16.onnx` behind
+    the NumPy preprocessing. One that serves the float16 network (on a GPU, behind the fused kernel) is compared with
+    `model.onnx` on the CPU. The two share neither code nor precision, so agreement is evidence for both. A bundle
     without the float16 network is measured against the ground truth only.
 
     Raises:
         FrameError: a frame cannot be read or breaks the contract.
         ParityError: the two ways differ by more than the export allowed its float16 network.
+        MachineError: the other way needs onnxruntime, and it is not installed.
+        BackendError: one of the two ways failed.
     """
-    other = NetworkOnCpu(segment.bundle) if NETWORK_FP16 in segment.manifest.files else None
-    size_px = segment.manifest.frame.size_px
+    way, other = _other_way(segment)
     agreement: list[float] = []
     truths: list[tuple[bool, bool, float]] = []  # truth has cells, mask has cells, Dice
-    for file in files:
-        rgb = read_rgb(file, size_px, bit_depth)[np.newaxis]
-        truth = read_truth(file, size_px)
-        mask = segment(rgb).mask[0]
+    try:
+        for file in files:
+            rgb = read_rgb(file, segment.manifest.frame.size_px, bit_depth)[np.newaxis]
+            truth = read_truth(file, segment.manifest.frame.size_px)
+            mask = segment(rgb).mask[0]
+            if other is not None:
+                agreement.append(dice(mask, _mask(other, rgb, segment.manifest.threshold, str(way))))
+            if truth is not None:
+                truths.append((bool(truth.any()), bool(mask.any()), dice(mask, truth)))
+            on_frame()
+    finally:
         if other is not None:
-            agreement.append(dice(mask, _mask(other, rgb, segment.manifest.threshold)))
-        if truth is not None:
-            truths.append((bool(truth.any()), bool(mask.any()), dice(mask, truth)))
-        on_frame()
-    _hold_to_limits(segment, agreement)
+            other.close()
+    _hold_to_limits(segment, agreement, str(way))
     return FrameCheck(
         frames=len(files),
+        against=way,
         agreement_worst_dice=min(agreement, default=None),
         agreement_mean_dice=_mean(agreement),
         truth_dice_with_cells=_mean([figure for cells, _, figure in truths if cells]),
@@ -78,19 +87,28 @@ def check_frames(
     )
 
 
-def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
-    inference = backend.infer(rgb).checked(rgb.shape[:3], NETWORK_FP16)
+def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None]:
+    """Another way from frame to mask than the one that serves, and what to call it; None where there is none."""
+    if segment.artefact != MODEL:
+        return f"{MODEL} on the CPU", OnnxRuntimeCpu(segment.bundle)
+    if NETWORK_FP16 in segment.manifest.files:
+        return f"{NETWORK_FP16} behind the CPU preprocessing", NetworkOnCpu(segment.bundle)
+    return None, None
+
+
+def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, way: str) -> NDArray[np.bool_]:
+    inference = backend.infer(rgb).checked(rgb.shape[:3], way)
     return np.asarray(inference.probability[0] >= threshold)
 
 
-def _hold_to_limits(segment: Segmenter, agreement: list[float]) -> None:
+def _hold_to_limits(segment: Segmenter, agreement: list[float], way: str) -> None:
     if not agreement:
         return
     limits = segment.manifest.limits_of(NETWORK_FP16)
     worst, mean = min(agreement), float(np.mean(agreement))
     if worst < limits.worst_dice or mean < limits.mean_dice:
         raise ParityError(
-            f"{segment.backend} and the float16 network disagree on these frames: worst Dice {worst:.6f} "
+            f"{segment.backend} and {way} disagree on these frames: worst Dice {worst:.6f} "
             f"(limit {limits.worst_dice}), mean {mean:.6f} (limit {limits.mean_dice}); "
             "do not use this bundle here: export it again with --frames of this kind"
         )

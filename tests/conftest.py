@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 
+from breastseg_deploy.backends.nvidia import NoGpu, look_for_gpu
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.segmenter import Segmenter
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait slow every neighbour down
 
 BUNDLE_SIDE_PX = 128
+REQUIRE_GPU = os.environ.get("BREASTSEG_REQUIRE_GPU") == "1"
+"""On a machine that is to prove the GPU path: no test of it may be skipped, for whatever reason."""
 ROOT = Path(__file__).resolve().parents[1]
 MICROSCOPY = ROOT.parent / "shared" / "data"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` are skipped without a GPU."""
+    if item.get_closest_marker("gpu") is not None:
+        found = look_for_gpu()
+        if isinstance(found, NoGpu):
+            pytest.skip(found.reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With BREASTSEG_REQUIRE_GPU=1, a skipped test marked `gpu` has failed."""
+    report = yield
+    if REQUIRE_GPU and report.skipped and item.get_closest_marker("gpu") is not None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"BREASTSEG_REQUIRE_GPU=1 allows no skipping: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,15 @@
-"""Inference engines behind one small protocol, and the choice among them."""
+"""Inference engines behind one small protocol; `backends.choice` picks among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import BackendError
-
-AUTO = "auto"
 
 _SIGMOID_SLACK = 1e-6
 """How far an engine's approximation of the sigmoid may leave [0, 1] by rounding."""
@@ -24,11 +21,14 @@ class Inference:
 
     Attributes:
         probability: (N, H, W) float32.
-        seconds: wall time of each of the backend's own stages, by name.
+        seconds: time of each of the backend's own stages, by name: wall time on the host, device time on a GPU.
+        mask: (N, H, W) uint8, 1 where probability >= the manifest's threshold; None where the backend leaves that to
+            its caller.
     """
 
     probability: NDArray[np.float32]
     seconds: Mapping[str, float]
+    mask: NDArray[np.uint8] | None = None
 
     def checked(self, shape: tuple[int, ...], backend: str) -> Inference:
         """Itself, where its probabilities can be stood for.
@@ -67,35 +67,31 @@ class Backend(Protocol):
         """Give the engine's memory back; `infer` is not called again."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which backend was taken and why, in words for a log."""
+@runtime_checkable
+class DeviceBackend(Backend, Protocol):
+    """A backend that also takes frames which lie on its GPU already."""
 
-    name: str
-    reason: str
-    backend: Backend
+    def infer_on_device(self, frames: Any, bit_depth: int | None = None) -> Inference:
+        """Probabilities of frames on the GPU, which are neither copied to the host nor changed.
+
+        Args:
+            frames: has `__cuda_array_interface__` or DLPack; one frame or a batch, uint8, or uint16 with `bit_depth`;
+                see `gpu_ops.network_input`.
+            bit_depth: bits that uint16 frames use.
+
+        Raises:
+            FrameError: the frames break the contract.
+            BackendError: the engine failed.
+        """
 
 
-def _onnxruntime(bundle: Bundle) -> Backend:
-    from breastseg_deploy.backends.onnxruntime_cpu import OnnxRuntimeCpu
-
-    return OnnxRuntimeCpu(bundle)
-
-
-LOADERS: Mapping[str, Callable[[Bundle], Backend]] = {"onnxruntime": _onnxruntime}
-"""Backends by name, the preferred one first."""
+def lies_on_gpu(frames: object) -> bool:
+    """Whether an array lies in a GPU's memory, by what it says about itself; nothing is imported or copied."""
+    if hasattr(frames, "__cuda_array_interface__"):
+        return True
+    where = getattr(frames, "__dlpack_device__", None)
+    return where is not None and int(where()[0]) in _DLPACK_CUDA
 
 
-def choose(bundle: Bundle, name: str) -> Choice:
-    """Load the backend of that name, or with "auto" the preferred one.
-
-    Raises:
-        BackendError: no backend of that name, or the engine cannot load the bundle.
-        MachineError: the backend's library is not installed.
-    """
-    if name == AUTO:
-        first = next(iter(LOADERS))
-        return Choice(first, f"{first}: the only backend of this version", LOADERS[first](bundle))
-    if name not in LOADERS:
-        raise BackendError(f"no backend {name!r}; choose one of {', '.join([AUTO, *LOADERS])}")
-    return Choice(name, f"{name}: asked for by name", LOADERS[name](bundle))
+_DLPACK_CUDA = (2, 13)
+"""kDLCUDA and kDLCUDAManaged of dlpack.h."""

@@ -17,6 +17,15 @@ from breastseg_deploy.preprocess import network_input
 PROVIDER = "CPUExecutionProvider"
 
 
+def check_onnxruntime() -> str:
+    """What would serve, in words.
+
+    Raises:
+        MachineError: onnxruntime is not installed.
+    """
+    return f"ONNX Runtime {require('onnxruntime', 'cpu').__version__} on the CPU"
+
+
 class OnnxRuntimeCpu:
     """`model.onnx`, preprocessing included, as it was verified.
 

@@ -24,9 +24,9 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         for capability in found:
             mark = "yes" if capability.usable else "no"
-            print(f"{capability.name:22}{mark:5}{capability.detail}")
+            print(f"{capability.name:26}{mark:5}{capability.detail}")
             if not capability.usable and capability.remedy:
-                print(f"{'':27}to have it: {capability.remedy}")
+                print(f"{'':31}to have it: {capability.remedy}")
     return 0 if runs else 4
 
 

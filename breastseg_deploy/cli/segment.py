@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from breastseg_deploy.cli.backend import add_backend_arguments, told_on_stderr
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="masks go to DIR/NAME.png, 0 and 255")
     parser.add_argument("--overlay", action="store_true", help="also DIR/NAME.overlay.png: the frame and the outline")
     parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
-    parser.add_argument("--backend", default="auto", help="default: %(default)s")
+    add_backend_arguments(parser)
     parser.add_argument("--force", action="store_true", help="write into an output folder that is not empty")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
@@ -40,8 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _refuse_overwriting(files, arguments)
     done: list[dict[str, object]] = []
     failed: list[dict[str, str]] = []
-    with Segmenter.open(arguments.bundle, arguments.backend) as segment:
-        print(f"backend {segment.backend_reason}", file=sys.stderr)
+    with told_on_stderr(), Segmenter.open(arguments.bundle, arguments.backend, strict=arguments.strict) as segment:
         make_folder(arguments.output)
         for file in tqdm(files, desc="segment", unit="frame", disable=not sys.stderr.isatty()):
             try:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from breastseg_deploy.cli.backend import add_backend_arguments, told_on_stderr
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="a folder made by breastseg-export")
     parser.add_argument("--frames", type=Path, metavar="DIR", help="also check on these frames (masks/ beside images/)")
     parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
-    parser.add_argument("--backend", default="auto", help="default: %(default)s")
+    add_backend_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
@@ -31,9 +32,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.segmenter import Segmenter
     from breastseg_deploy.verification import check_frames
 
-    with Segmenter.open(arguments.bundle, arguments.backend) as segment:
+    with told_on_stderr(), Segmenter.open(arguments.bundle, arguments.backend, strict=arguments.strict) as segment:
         print(f"files: {len(segment.manifest.files)} match the manifest", file=sys.stderr)
-        print(f"backend {segment.backend_reason}", file=sys.stderr)
         goldens = segment.self_test()
         for golden in goldens:
             print(
@@ -53,6 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _tell(check: FrameCheck) -> None:
+    print(f"{check.frames} frames, the other way being {check.against or 'none'}", file=sys.stderr)
     figures = {
         "worst Dice between the two ways through the bundle": check.agreement_worst_dice,
         "mean Dice between the two ways through the bundle": check.agreement_mean_dice,
@@ -60,7 +61,6 @@ def _tell(check: FrameCheck) -> None:
         "Dice against ground truth, all frames": check.truth_dice_all,
         "share of empty frames with false positives": check.false_positive_frames,
     }
-    print(f"{check.frames} frames", file=sys.stderr)
     for what, figure in figures.items():
         print(f"  {what}: " + ("nothing to measure it on" if figure is None else f"{figure:.6f}"), file=sys.stderr)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import pty
 import signal
@@ -23,6 +24,8 @@ import pytest
 from numpy.typing import NDArray
 from surgery import alter_golden, edit_manifest, put_constant_model
 
+from breastseg_deploy.backends import choice, gpu_loading
+from breastseg_deploy.backends.nvidia import NoGpu
 from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.images import read_frame
@@ -143,14 +146,15 @@ def test_16_bit_frames_beyond_their_depth_are_refused(
 def test_json_is_one_line_last_on_stdout_and_all_else_on_stderr(demo_bundle: Path, tmp_path: Path) -> None:
     saved(tmp_path / "in" / "a.png", FRAME)
     saved(tmp_path / "in" / "b.png", FRAME)
-    done = breastseg("segment", demo_bundle, tmp_path / "in", "--output", tmp_path / "out", "--json")
+    arguments = ("--output", tmp_path / "out", "--backend", "onnxruntime", "--json")
+    done = breastseg("segment", demo_bundle, tmp_path / "in", *arguments)
     assert done.returncode == 0
     found = json_on_stdout(done.stdout)
     assert [frame["mask"] for frame in found["frames"]] == [str(tmp_path / "out" / f"{name}.png") for name in "ab"]
     assert found["frames"][0]["cell_pixels"] == (read_frame(tmp_path / "out" / "a.png") == 255).sum()
     assert list(found["frames"][0]["timings_s"])[-1] == "total"
     assert (found["failed"], found["backend"]) == ([], "onnxruntime")
-    assert done.stderr == "backend onnxruntime: the only backend of this version\n"
+    assert done.stderr == f"{demo_bundle}: backend onnxruntime: asked for by name\n"
 
 
 def test_without_json_stdout_says_how_many_masks_lie_where(
@@ -296,7 +300,39 @@ def test_refusal_with_json_is_also_the_object_on_stdout(tmp_path: Path, capsys: 
 def test_unknown_backend_is_refused(demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = saved(tmp_path / "a.png", FRAME)
     line = refused(capsys, "segment", demo_bundle, frame, "--output", tmp_path / "out", "--backend", "magic")
-    assert "choose one of auto, onnxruntime" in line
+    assert "no backend 'magic'; choose one of auto, tensorrt, " in line
+
+
+@pytest.mark.parametrize("command", ["segment", "verify"])
+def test_strict_refuses_the_cpu_where_a_gpu_ought_to_serve(
+    demo_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    broken = NoGpu("the NVIDIA driver shows no usable GPU", expected=True)
+    for module in (choice, gpu_loading):
+        monkeypatch.setattr(module, "look_for_gpu", lambda: broken)
+    arguments: list[object] = [command, demo_bundle]
+    if command == "segment":
+        arguments += [saved(tmp_path / "a.png", FRAME), "--output", tmp_path / "out"]
+    line = refused(capsys, *arguments, "--strict")
+    assert "this machine has an NVIDIA driver, so with strict=True the CPU may not serve in its place" in line
+    assert run(*arguments) == 0
+    told = capsys.readouterr().err
+    assert (
+        "backend onnxruntime: the first that works here; passed over: tensorrt, tensorrt-rtx, onnxruntime-cuda" in told
+    )
+    assert "(the NVIDIA driver shows no usable GPU)" in told
+
+
+def test_commands_leave_the_callers_logging_as_it_was(demo_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("breastseg_deploy")
+    before = (log.level, log.propagate, list(log.handlers))
+    assert run("verify", demo_bundle) == 0
+    assert (log.level, log.propagate, list(log.handlers)) == before
+    assert capsys.readouterr().err.count(": backend ") == 1
 
 
 @pytest.mark.parametrize(
@@ -421,7 +457,7 @@ def test_verify_passes_a_whole_bundle(demo_bundle: Path, capsys: pytest.CaptureF
 def test_verify_with_json_is_one_line(demo_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", demo_bundle, "--json") == 0
     found = json_on_stdout(capsys.readouterr().out)
-    assert found["backend"] == "onnxruntime"
+    assert found["backend"] in choice.LOADERS
     assert all(golden["dice"] >= 0.9999 for golden in found["goldens"])
 
 
@@ -494,7 +530,7 @@ def test_inspect_refuses_what_is_no_bundle(tmp_path: Path, capsys: pytest.Captur
 
 def test_doctor_says_that_this_machine_can_segment(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
-    assert "backend onnxruntime   yes" in capsys.readouterr().out
+    assert "backend onnxruntime       yes" in capsys.readouterr().out
     assert run("doctor", "--json") == 0
     assert json_on_stdout(capsys.readouterr().out)["can_segment"] is True
 
@@ -521,6 +557,19 @@ def test_a_missing_engine_library_ends_segment_with_4(demo_bundle: Path, tmp_pat
     (hidden / "onnxruntime.py").write_text("raise ModuleNotFoundError(\"No module\", name='onnxruntime')")
     environment = {**os.environ, "PYTHONPATH": str(hidden)}
     done = breastseg("segment", demo_bundle, frame, "--output", tmp_path / "out", env=environment)
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: no backend can serve here: tensorrt")
+    assert line.endswith(
+        "onnxruntime (onnxruntime is needed here and not installed: pip install 'breastseg-deploy[cpu]')"
+    )
+
+
+def test_a_missing_engine_library_ends_segment_by_name_with_4(demo_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError(\"No module\", name='onnxruntime')")
+    frame = saved(tmp_path / "a.png", FRAME)
+    arguments = ("--output", tmp_path / "out", "--backend", "onnxruntime")
+    done = breastseg("segment", demo_bundle, frame, *arguments, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 4
     assert done.stderr == "error: onnxruntime is needed here and not installed: pip install 'breastseg-deploy[cpu]'\n"
 

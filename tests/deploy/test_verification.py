@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_network import AllPassed, Float16Network, HostNetwork
 from surgery import edit_manifest, put_constant_model
 
 from breastseg_deploy import BackendError, FrameError, ParityError, Segmenter
-from breastseg_deploy.bundle import NETWORK_FP16
+from breastseg_deploy.backends.choice import Choice
+from breastseg_deploy.backends.gpu_pipeline import GpuPipeline
+from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.images import find_frames, png_bytes
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.phantom import phantom_frames
@@ -36,12 +39,12 @@ def set_limits(bundle: Path, artefact: str, limits: dict[str, float]) -> None:
 def test_figures_are_those_of_the_masks_and_truths(bundle_copy: Path, tmp_path: Path) -> None:
     set_limits(bundle_copy, NETWORK_FP16, LOOSE)
     files = find_frames([write_data_set(tmp_path / "data")])
-    with Segmenter.open(bundle_copy) as segment:
+    with Segmenter.open(bundle_copy, "onnxruntime") as segment:
         check = check_frames(segment, files)
         phantoms = phantom_frames(5, (SIDE, SIDE))
         masks = [segment(phantom.frame).mask for phantom in phantoms]
     figures = [dice(mask, phantom.mask) for mask, phantom in zip(masks, phantoms, strict=True)]
-    assert check.frames == 5
+    assert (check.frames, check.against) == (5, "network.fp16.onnx behind the CPU preprocessing")
     assert check.truth_dice_all == pytest.approx(np.mean(figures))
     assert check.truth_dice_with_cells == pytest.approx((figures[0] + figures[2]) / 2)
     assert check.false_positive_frames == pytest.approx(np.mean([masks[n].any() for n in (1, 3, 4)]))
@@ -53,7 +56,7 @@ def test_figures_are_those_of_the_masks_and_truths(bundle_copy: Path, tmp_path: 
 def test_frames_without_masks_have_agreement_and_no_truth(bundle_copy: Path, tmp_path: Path) -> None:
     set_limits(bundle_copy, NETWORK_FP16, LOOSE)
     files = find_frames([write_data_set(tmp_path / "data", 2) / "images"])
-    with Segmenter.open(bundle_copy) as segment:
+    with Segmenter.open(bundle_copy, "onnxruntime") as segment:
         check = check_frames(segment, files)
     assert check.agreement_worst_dice is not None
     assert (check.truth_dice_all, check.truth_dice_with_cells, check.false_positive_frames) == (None, None, None)
@@ -62,7 +65,7 @@ def test_frames_without_masks_have_agreement_and_no_truth(bundle_copy: Path, tmp
 def test_every_frame_is_reported_for_the_progress_bar(bundle_copy: Path, tmp_path: Path) -> None:
     set_limits(bundle_copy, NETWORK_FP16, LOOSE)
     ticks: list[None] = []
-    with Segmenter.open(bundle_copy) as segment:
+    with Segmenter.open(bundle_copy, "onnxruntime") as segment:
         check_frames(segment, find_frames([write_data_set(tmp_path / "data", 3)]), on_frame=lambda: ticks.append(None))
     assert len(ticks) == 3
 
@@ -70,9 +73,12 @@ def test_every_frame_is_reported_for_the_progress_bar(bundle_copy: Path, tmp_pat
 def test_a_served_model_that_differs_from_the_float16_network_fails(bundle_copy: Path, tmp_path: Path) -> None:
     put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.0)
     files = find_frames([write_data_set(tmp_path / "data", 1)])
-    with Segmenter.open(bundle_copy) as segment, pytest.raises(ParityError) as failure:
+    with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(ParityError) as failure:
         check_frames(segment, files)
-    assert "onnxruntime and the float16 network disagree on these frames: worst Dice 0.0" in str(failure.value)
+    assert (
+        "onnxruntime and network.fp16.onnx behind the CPU preprocessing disagree on these frames: worst Dice 0.0"
+        in str(failure.value)
+    )
     assert "do not use this bundle here: export it again with --frames of this kind" in str(failure.value)
 
 
@@ -82,8 +88,8 @@ def test_a_float16_network_that_gives_nan_is_no_agreement(bundle_copy: Path, tmp
     put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], np.nan, name=NETWORK_FP16)
     files = find_frames([write_data_set(tmp_path / "data", 2) / "images" / "phantom-0001.png"])
     with (
-        Segmenter.open(bundle_copy) as segment,
-        pytest.raises(BackendError, match=r"network.fp16.onnx must give .* nan"),
+        Segmenter.open(bundle_copy, "onnxruntime") as segment,
+        pytest.raises(BackendError, match=r"network.fp16.onnx behind .* must give .* nan"),
     ):
         check_frames(segment, files)
 
@@ -91,7 +97,7 @@ def test_a_float16_network_that_gives_nan_is_no_agreement(bundle_copy: Path, tmp
 def test_a_frame_of_another_size_is_refused_by_name(bundle_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "small.png").write_bytes(png_bytes(np.zeros((64, 64), np.uint8)))
     with (
-        Segmenter.open(bundle_copy) as segment,
+        Segmenter.open(bundle_copy, "onnxruntime") as segment,
         pytest.raises(FrameError, match=r"small.png: frames must be \(128, 128\)"),
     ):
         check_frames(segment, find_frames([tmp_path / "small.png"]))
@@ -100,5 +106,39 @@ def test_a_frame_of_another_size_is_refused_by_name(bundle_copy: Path, tmp_path:
 def test_a_truth_of_another_size_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
     data = write_data_set(tmp_path / "data", 1)
     (data / "masks" / "phantom-0000.png").write_bytes(png_bytes(np.zeros((64, 64), np.uint8)))
-    with Segmenter.open(bundle_copy) as segment, pytest.raises(FrameError, match=r"has the size \(64, 64\), expected"):
+    with (
+        Segmenter.open(bundle_copy, "onnxruntime") as segment,
+        pytest.raises(FrameError, match=r"has the size \(64, 64\), expected"),
+    ):
         check_frames(segment, find_frames([data]))
+
+
+def on_a_gpu(bundle: Bundle, network: HostNetwork) -> Segmenter:
+    """A Segmenter whose GPU is the tests' stand-in."""
+    pipeline = GpuPipeline(bundle, lambda stream: network, AllPassed())
+    return Segmenter(bundle, Choice("tensorrt", "tensorrt: for this test", pipeline, NETWORK_FP16))
+
+
+def test_a_gpu_backend_is_compared_with_the_portable_model_on_the_cpu(
+    quick_edge: None, bundle_copy: Path, tmp_path: Path, float16: Float16Network
+) -> None:
+    set_limits(bundle_copy, NETWORK_FP16, LOOSE)
+    files = find_frames([write_data_set(tmp_path / "data", 2)])
+    with on_a_gpu(Bundle.open(bundle_copy), float16) as segment:
+        check = check_frames(segment, files)
+    assert check.against == "model.onnx on the CPU"
+    assert check.agreement_worst_dice is not None
+    assert check.agreement_worst_dice > 0.9
+    assert len(float16.runs) >= 2
+
+
+def test_a_gpu_backend_that_differs_from_the_portable_model_fails(
+    quick_edge: None, bundle: Bundle, tmp_path: Path, float16: Float16Network
+) -> None:
+    files = find_frames([write_data_set(tmp_path / "data", 1)])
+    float16.spoil = lambda logits: logits.fill(-9)
+    with (
+        on_a_gpu(bundle, float16) as segment,
+        pytest.raises(ParityError, match=r"tensorrt and model.onnx on the CPU disagree on these frames: worst Dice 0"),
+    ):
+        check_frames(segment, files)

@@ -1,0 +1,66 @@
+"""A bundle's golden frames, run through a way from the frame to the mask and held to a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.bundle import Golden
+from breastseg_deploy.errors import ParityError
+from breastseg_deploy.metrics import dice, flipped_ppm
+
+Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]]]
+"""(N, H, W, 3) uint8 frames to masks (N, H, W) uint8 and probabilities (N, H, W) float32."""
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """How one golden frame came out on this machine, against the float32 reference stored in the bundle."""
+
+    name: str
+    dice: float
+    flipped_ppm: float
+    largest_probability_error: float
+
+
+def hold_goldens(
+    goldens: Sequence[Golden], run: Run, batch: int, worst_dice: float, way: str
+) -> tuple[GoldenResult, ...]:
+    """Run every golden in batches of one size; a short rest is filled up with the first ones again.
+
+    Args:
+        goldens: at least one.
+        run: the way under test.
+        batch: frames per call.
+        worst_dice: the least mask Dice that any golden may have. A mean over so few frames would say nothing more;
+            `verification.check_frames` holds both over a user's frames.
+        way: what computed it, for the message.
+
+    Returns:
+        One result per golden, the worst of its runs.
+
+    Raises:
+        ParityError: a golden's mask Dice is under the limit.
+    """
+    results: dict[str, GoldenResult] = {}
+    count = -(-len(goldens) // batch) * batch
+    for start in range(0, count, batch):
+        chosen = [goldens[number % len(goldens)] for number in range(start, start + batch)]
+        masks, probabilities = run(np.stack([golden.frame for golden in chosen]))
+        for golden, mask, probability in zip(chosen, masks, probabilities, strict=True):
+            result = _compare(golden, mask, probability)
+            if not result.dice >= worst_dice:
+                raise ParityError(
+                    f"golden {golden.name} came out with Dice {result.dice:.6f} by {way}, the limit is {worst_dice}; "
+                    "do not use this bundle on this machine: run `breastseg doctor` and export again"
+                )
+            results[golden.name] = min(result, results.get(golden.name, result), key=lambda one: one.dice)
+    return tuple(results.values())
+
+
+def _compare(golden: Golden, mask: NDArray[np.uint8], probability: NDArray[np.float32]) -> GoldenResult:
+    error = float(np.abs(probability - golden.probability).max())
+    return GoldenResult(golden.name, dice(mask, golden.mask), flipped_ppm(mask, golden.mask), error)

@@ -1,0 +1,37 @@
+"""What the commands that open a bundle share: the choice of a backend, and being told what it does."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_BACKEND_HELP = "one that `breastseg doctor` lists; default: %(default)s, the first that works here"
+_STRICT_HELP = "refuse to serve by a lesser backend where a better one fails, or by the CPU where a GPU ought to"
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --backend and --strict."""
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME", help="see `breastseg doctor`; default: %(default)s"
+    )
+    parser.add_argument("--strict", action="store_true", help=_STRICT_HELP)
+
+
+@contextmanager
+def told_on_stderr() -> Iterator[None]:
+    """Show what the runtime logs (which backend and why, engines being built) on stderr, one line each."""
+    log, handler = logging.getLogger("breastseg_deploy"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda record: record.name == log.name)  # TensorRT's own messages have a logger below
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # or a program that set up logging would show every line twice
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
