@@ -4,55 +4,56 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from breastseg_deploy.cli.backend import add_backend_arguments, told_on_stderr
 from breastseg_deploy.cli.command import Command, print_json
-from breastseg_deploy.errors import DataError
+from breastseg_deploy.errors import ContractError, DataError
 from breastseg_deploy.storage import write_whole
+
+if TYPE_CHECKING:
+    from breastseg_train.data import Sample
+    from breastseg_train.evaluation import Predictor
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the word demo")
+    parser.add_argument("model", metavar="CHECKPOINT|BUNDLE", help="a .safetensors file, the word demo, or a bundle")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
     parser.add_argument("--splits", nargs="+", default=["test"], metavar="SPLIT", help="splits to evaluate on")
     parser.add_argument("--apart", metavar="PATTERN", help="also report the frames of such names apart, e.g. 'scc_*'")
     parser.add_argument("--panel", type=Path, metavar="FILE", help="draw the best, median and worst frame (PNG)")
     parser.add_argument("--tta", action="store_true", help="average over seven views of each frame")
+    add_backend_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from breastseg_train.checkpoint import load_checkpoint
     from breastseg_train.data import read_data_set
     from breastseg_train.evaluation import evaluate, summary
     from breastseg_train.panel import best_median_worst, panel_png
-    from breastseg_train.prediction import checkpoint_predictor, seven_fold
+    from breastseg_train.prediction import seven_fold
 
-    checkpoint = load_checkpoint(arguments.checkpoint)
     samples = read_data_set(arguments.data, arguments.splits).samples(arguments.splits)
-    progress = tqdm(samples, desc="evaluate", unit="frame", file=sys.stderr, disable=not sys.stderr.isatty())
-    predict = checkpoint_predictor(checkpoint)
-    if arguments.tta:
-        predict = seven_fold(predict)
-    figures = evaluate(predict, progress, checkpoint.threshold)
-    result = {
-        "checkpoint": str(arguments.checkpoint),
-        "splits": arguments.splits,
-        "tta": arguments.tta,
-        **summary(figures),
-    }
-    if arguments.apart is not None:
-        result["apart"] = {arguments.apart: summary([f for f in figures if fnmatch(f.name, arguments.apart)])}
-    if arguments.panel is not None:
-        by_name = {sample.name: sample for sample in samples}
-        chosen = {called: (by_name[frame.name], frame.dice) for called, frame in best_median_worst(figures).items()}
-        if not chosen:
-            raise DataError(f"no frame of {', '.join(arguments.splits)} has cells to draw; leave --panel away")
-        write_whole(arguments.panel, panel_png(predict, chosen, checkpoint.threshold))
+    with _opened(arguments, samples) as (described, predict, threshold):
+        if arguments.tta:
+            predict = seven_fold(predict)
+        progress = tqdm(samples, desc="evaluate", unit="frame", file=sys.stderr, disable=not sys.stderr.isatty())
+        figures = evaluate(predict, progress, threshold)
+        result = {**described, "splits": arguments.splits, "tta": arguments.tta, **summary(figures)}
+        if arguments.apart is not None:
+            result["apart"] = {arguments.apart: summary([f for f in figures if fnmatch(f.name, arguments.apart)])}
+        if arguments.panel is not None:
+            by_name = {sample.name: sample for sample in samples}
+            chosen = {called: (by_name[frame.name], frame.dice) for called, frame in best_median_worst(figures).items()}
+            if not chosen:
+                raise DataError(f"no frame of {', '.join(arguments.splits)} has cells to draw; leave --panel away")
+            write_whole(arguments.panel, panel_png(predict, chosen, threshold))
     if arguments.json:
         print_json(result)
     else:
@@ -60,6 +61,33 @@ def _run(arguments: argparse.Namespace) -> int:
         for pattern, apart in result.get("apart", {}).items():
             _print_table(pattern, apart)
     return 0
+
+
+@contextmanager
+def _opened(
+    arguments: argparse.Namespace, samples: Sequence[Sample]
+) -> Iterator[tuple[dict[str, str], Predictor, float]]:
+    """What is measured, as JSON tells it; its predictor; its threshold."""
+    from breastseg_deploy.bundle import MANIFEST, Bundle
+    from breastseg_train.checkpoint import DEMO, load_checkpoint
+
+    path = Path(arguments.model)
+    if (path / MANIFEST).is_file() or (path.is_dir() and arguments.model != DEMO):
+        from breastseg_deploy.segmenter import Segmenter
+        from breastseg_export.bundle_prediction import bundle_predictor, check_frame_sizes
+
+        check_frame_sizes(samples, Bundle.open(path).manifest.frame.size_px)  # before an engine is built for minutes
+        with told_on_stderr(), Segmenter.open(path, arguments.backend, strict=arguments.strict) as segment:
+            described = {"bundle": str(path), "backend": segment.backend}
+            yield described, bundle_predictor(segment), segment.manifest.threshold
+        return
+    if arguments.backend != "auto" or arguments.strict:
+        raise ContractError("--backend and --strict are for bundles; a checkpoint runs in PyTorch: leave them away")
+
+    from breastseg_train.experiment import experiment_predictor
+
+    checkpoint = load_checkpoint(arguments.model)
+    yield {"checkpoint": arguments.model, "backend": "pytorch"}, experiment_predictor(checkpoint), checkpoint.threshold
 
 
 def _print_table(title: str, result: dict[str, Any]) -> None:
@@ -84,4 +112,4 @@ def _print_table(title: str, result: dict[str, Any]) -> None:
         print(f"  of {wrong} wrong pixels (places may overlap): {places}")
 
 
-COMMAND = Command("measure a checkpoint on frames with known masks", _add_arguments, _run)
+COMMAND = Command("measure a checkpoint or a bundle on frames with known masks", _add_arguments, _run)

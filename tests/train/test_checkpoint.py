@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from breastseg_deploy.errors import CheckpointError
 from breastseg_deploy.gabor import GaborParameters
+from breastseg_train.architecture import Architecture
 from breastseg_train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from breastseg_train.model import Architecture, SegmentationModel
+from breastseg_train.model import SegmentationModel
 
 NARROW = Architecture("efficientnet-b0", (16, 16, 16, 16, 16), GaborParameters(zero_mean=True))
 

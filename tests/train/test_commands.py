@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from breastseg_deploy.cli.command import Command, run_command
-from breastseg_train import command, compare_runs_command, evaluate_command
+from breastseg_export import evaluate_command
+from breastseg_train import command, compare_runs_command
+from breastseg_train.architecture import Architecture
 from breastseg_train.checkpoint import Checkpoint, save_checkpoint
 from breastseg_train.configuration import PRESETS, Configuration
-from breastseg_train.model import Architecture, SegmentationModel
+from breastseg_train.model import SegmentationModel
 
 SMALL = ("efficientnet-b0", (16, 16, 16, 16, 16))
 

@@ -89,3 +89,33 @@ def test_brightness_varies_within_its_range() -> None:
     means = [augmentation(frame, frame[..., 0] * 0, seed)[0].max() for seed in range(60)]
     assert min(means) in range(79, 90)
     assert max(means) in range(111, 122)
+
+
+def test_patch_sampling_shows_a_rare_cell_in_about_half_of_the_crops_and_more() -> None:
+    """One 6 x 6 cell in 256 x 256: a random 64 px crop shows its centre in (64 / 193)^2 at most, 11 %."""
+    frame = np.full((256, 256, 3), 20, np.uint8)
+    mask = np.zeros((256, 256), np.uint8)
+    mask[40:46, 200:206] = 1
+    shares = {}
+    for patch_sampling in (False, True):
+        augmentation = Augmentation(64, 0.2, patch_sampling=patch_sampling)
+        shares[patch_sampling] = np.mean([augmentation(frame, mask, seed)[1].any() for seed in range(60)])
+    assert shares[False] < 0.3
+    assert 0.4 < shares[True] < 0.8
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 127), (127, 0), (127, 127)])
+def test_a_crop_around_a_cell_at_the_border_stays_inside_the_frame(corner: tuple[int, int]) -> None:
+    mask = np.zeros((128, 128), np.uint8)
+    mask[corner] = 1
+    frame = np.repeat(255 * mask[..., None], 3, axis=2)
+    augmentation = Augmentation(64, 0.0, patch_sampling=True)
+    for seed in range(8):
+        crop, truth = augmentation(frame, mask, seed)
+        assert crop.shape == (64, 64, 3)
+        assert truth.shape == (64, 64)
+
+
+def test_patch_sampling_takes_frames_without_cells_as_they_come() -> None:
+    frame = np.zeros((96, 96, 3), np.uint8)
+    assert Augmentation(64, 0.2, patch_sampling=True)(frame, frame[..., 0], 0)[1].shape == (64, 64)

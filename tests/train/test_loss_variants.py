@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from breastseg_train.loss import combined_loss
-from breastseg_train.loss_variants import LOSSES, boundary_aware_loss, boundary_band, hybrid_loss
+from breastseg_train.loss_variants import LOSSES, boundary_aware_loss, boundary_band, dice_loss, hybrid_loss
 
 
 def square_truth() -> torch.Tensor:
@@ -40,6 +40,15 @@ def test_the_boundary_aware_loss_weighs_border_pixels_three_times_in_its_cross_e
     bce = weight * t * np.logaddexp(0, -x) + (1 - t) * np.logaddexp(0, x)
     more = 0.3 * (((1 + 2 * band) * bce).mean() - bce.mean())
     assert (boundary_aware_loss(logits, truth) - combined_loss(logits, truth)).item() == pytest.approx(more, rel=1e-5)
+
+
+def test_the_dice_loss_is_the_mean_over_frames_of_one_minus_soft_dice() -> None:
+    """One frame half covered at probability 1/2, one empty and left empty: 1 - (2 * 8 + 1) / (16 + 16 + 1), and 0."""
+    truth = torch.zeros(2, 1, 4, 8)
+    truth[0, :, :, :4] = 1
+    logits = torch.zeros(2, 1, 4, 8)
+    logits[1] = -1e4
+    assert dice_loss(logits, truth).item() == pytest.approx((1 - 17 / 33) / 2, rel=1e-6)
 
 
 def test_the_hybrid_loss_equals_its_formula_in_float64() -> None:

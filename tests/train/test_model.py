@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch import encoders
 
 from breastseg_deploy.errors import CheckpointError, ContractError, FrameError, MachineError
-from breastseg_train.model import Architecture, Projection, SegmentationModel
+from breastseg_train.architecture import Architecture
+from breastseg_train.front import Projection
+from breastseg_train.model import SegmentationModel
 
 SMALL = Architecture("efficientnet-b0", (16, 16, 16, 16, 16))
 

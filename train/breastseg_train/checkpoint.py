@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from breastseg_deploy.errors import BreastsegError, CheckpointError
-from breastseg_train.model import Architecture, SegmentationModel
+from breastseg_train.architecture import Architecture
+from breastseg_train.model import SegmentationModel
 
 FORMAT = "breastseg-checkpoint-1"
 DEMO = "demo"

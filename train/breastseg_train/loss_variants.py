@@ -1,4 +1,4 @@
-"""Losses beside Algorithm 1: with more weight on borders, and the hybrid loss of the paper's ablation."""
+"""Losses beside Algorithm 1: with more weight on borders, and those of the paper's ablation."""
 
 from __future__ import annotations
 
@@ -33,26 +33,35 @@ def boundary_aware_loss(logits: Tensor, truth: Tensor) -> Tensor:
         return combined_loss(logits, truth) + BCE_WEIGHT * bce
 
 
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - soft Dice, mean over the frames, the "standard Dice loss" of Table II; a scalar, float32.
+
+    Args and shapes as in `loss.combined_loss`; the smoothing is Algorithm 1's, its clamps are left away.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        probability, expected = torch.sigmoid(logits.float()).flatten(1), truth.float().flatten(1)
+        overlap = 2 * (probability * expected).sum(1) + SMOOTH
+        return 1 - (overlap / (probability.sum(1) + expected.sum(1) + SMOOTH)).mean()
+
+
 def hybrid_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """0.5 Dice + 0.3 focal + 0.2 boundary, the ablation "Att-UNet + Hybrid" of Table II; a scalar, float32.
 
-    Args and shapes as in `loss.combined_loss`. Dice is that of Algorithm 1 without clamps, focal is Lin et al. 2017
+    Args and shapes as in `loss.combined_loss`. Dice is `dice_loss`, focal is Lin et al. 2017
     with gamma 2 and alpha 0.25, boundary is the mean cross-entropy within 3 px of a border, 0 where there is none.
 
     Source: the paper, section IV D, for the sum; it leaves the three terms open.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits, truth = logits.float(), truth.float()
-        probability, expected = torch.sigmoid(logits).flatten(1), truth.flatten(1)
-        overlap = 2 * (probability * expected).sum(1) + SMOOTH
-        dice = overlap / (probability.sum(1) + expected.sum(1) + SMOOTH)
         bce = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         correct = torch.exp(-bce)  # probability of the true class
         alpha = FOCAL_ALPHA * truth + (1 - FOCAL_ALPHA) * (1 - truth)
         focal = (alpha * (1 - correct) ** FOCAL_GAMMA * bce).mean()
         band = boundary_band(truth)
         boundary = (bce * band).sum() / band.sum().clamp(min=1)
-        return HYBRID_DICE_WEIGHT * (1 - dice.mean()) + HYBRID_FOCAL_WEIGHT * focal + HYBRID_BOUNDARY_WEIGHT * boundary
+        overlap = HYBRID_DICE_WEIGHT * dice_loss(logits, truth)
+        return overlap + HYBRID_FOCAL_WEIGHT * focal + HYBRID_BOUNDARY_WEIGHT * boundary
 
 
 def boundary_band(truth: Tensor) -> Tensor:
@@ -66,5 +75,6 @@ def boundary_band(truth: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "combined": combined_loss,
     "boundary-aware": boundary_aware_loss,
+    "dice": dice_loss,
     "hybrid": hybrid_loss,
 }

@@ -12,8 +12,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from breastseg_deploy.errors import TrainingError
 from breastseg_train.configuration import Configuration
+from breastseg_train.global_batch import gathered, gathered_rows
 from breastseg_train.loss_variants import LOSSES
 from breastseg_train.model import SegmentationModel
+from breastseg_train.processes import place
 from breastseg_train.validation import pixel_counts, validation_figures
 
 THRESHOLD = 0.5
@@ -28,7 +30,7 @@ class SegmentationTraining(lightning.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)
         self.configuration = configuration
         self._loss = LOSSES[configuration.loss]
-        self._counts: list[Tensor] = []
+        self._frames: list[Tensor] = []
         if configuration.batch_norm_momentum is not None:
             for layer in model.modules():
                 if isinstance(layer, nn.BatchNorm2d):
@@ -40,17 +42,20 @@ class SegmentationTraining(lightning.LightningModule):
         return logits
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's dropout from seed and epoch, so that a resumed run repeats an uninterrupted one."""
-        torch.manual_seed(self.configuration.seed + 1_000_003 * self.current_epoch)
+        """Start the epoch's dropout from seed and epoch, so that a resumed run repeats an uninterrupted one.
+
+        Each process draws its own.
+        """
+        torch.manual_seed(self.configuration.seed + 1_000_003 * self.current_epoch + 7_919 * place().rank)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """The loss of one batch.
+        """The loss of one batch; over several processes, of the batch of all of them, the same on each.
 
         Raises:
             TrainingError: it is not finite.
         """
         tensor, truth = batch
-        loss = self._loss(self(tensor), truth)
+        loss = self._loss(gathered(self(tensor).float()), gathered(truth))
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch + 1}; the last checkpoint stays usable: "
@@ -60,16 +65,18 @@ class SegmentationTraining(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        """Count the right and wrong pixels of whole frames."""
+        """Count the right and wrong pixels of whole frames, and note their loss."""
         tensor, truth = batch
         logits = self(tensor)
-        self.log("val_loss", self._loss(logits, truth), on_epoch=True, batch_size=len(truth))
-        self._counts.append(pixel_counts(torch.sigmoid(logits.float()) >= THRESHOLD, truth))
+        counts = pixel_counts(torch.sigmoid(logits.float()) >= THRESHOLD, truth)
+        loss = self._loss(logits, truth).double().expand(len(truth), 1)
+        self._frames.append(torch.cat([counts, loss], dim=1))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of the epoch as `val_...`."""
-        figures = validation_figures(torch.cat(self._counts))
-        self._counts.clear()
+        """Log the figures over all frames of all processes as `val_...`, the same on each process."""
+        rows = gathered_rows(torch.cat(self._frames))
+        self._frames.clear()
+        figures = {"loss": float(rows[:, 3].mean()), **validation_figures(rows[:, :3])}
         self.log_dict({f"val_{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> Any:

@@ -8,7 +8,6 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def run_description(configuration: Configuration, data: DataSet, roles: Mapping[
     """
     packages = ("breastseg-deploy", "torch", "torchvision", "segmentation-models-pytorch", "lightning", "numpy")
     return {
-        "configuration": {**asdict(configuration), "decoder_channels": list(configuration.decoder_channels)},
+        "configuration": configuration.as_json(),
         "data": {
             "sha256": data.sha256,
             "splits": {role: {name: len(data.splits[name]) for name in names} for role, names in roles.items()},
@@ -51,6 +50,8 @@ def run_description(configuration: Configuration, data: DataSet, roles: Mapping[
 
 class RunFolder(lightning.Callback):
     """Writes the run folder while training goes on; a file is there whole or as it was before.
+
+    Of several processes, the first writes.
 
     Its rows travel in `resume.ckpt`, so that a resumed run continues its figures and its best score.
 
@@ -88,7 +89,14 @@ class RunFolder(lightning.Callback):
             self._record(trainer, pl_module)
         self._validated = False
         if not trainer.should_stop:  # stopped by the clock, the epoch may not be whole
+            self._save_state(trainer)
+
+    def _save_state(self, trainer: lightning.Trainer) -> None:
+        """Save what a run resumes from. Every process has to call Lightning for it; the first one writes."""
+        if trainer.is_global_zero:
             self._write(RESUME, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self._folder / RESUME)
 
     def _record(self, trainer: lightning.Trainer, module: SegmentationTraining) -> None:
         """Add a row of figures; save the model as the last, and as the best where it is."""
@@ -97,6 +105,8 @@ class RunFolder(lightning.Callback):
         position = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "minutes": self._minutes()}
         row = {**position, **figures, f"{SCORE}_ema": round(history[-1].ema, 6), "outlier": int(history[-1].outlier)}
         self._rows.append(row)
+        if not trainer.is_global_zero:
+            return
         write_whole(self._folder / FIGURES, _csv(self._rows))
         write_whole(self._folder / CURVES, curves_png(self._rows))
         checkpoint = Checkpoint(module.model, THRESHOLD, {**self._description, "validation": row})
