@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from breastseg_deploy.errors import ParityError
 from breastseg_deploy.gabor import GaborParameters, edge_channel_reference
 from breastseg_deploy.preprocess import network_input
 from breastseg_export.graph import FRAMES, TENSOR
+from breastseg_export.half import explicitly_rounded
 from breastseg_train.model import SegmentationModel
 
 Frame = NDArray[np.uint8]
@@ -25,22 +25,8 @@ Probability = NDArray[np.float32]
 Engine = Callable[[Frame], Probability]
 """(H, W, 3) uint8 to (H, W) float32 probability."""
 
-FLOAT16_MAX = 65504.0
 _EDGE_TOLERANCE = 1e-5
 _EDGE_CHECK_PX = 96
-
-
-@dataclass
-class Activations:
-    """The largest magnitude that each layer's output has reached so far."""
-
-    largest: dict[str, float]
-
-    @property
-    def peak(self) -> tuple[str, float]:
-        """The layer that reached furthest, and how far."""
-        layer = max(self.largest, key=lambda name: self.largest[name])
-        return layer, self.largest[layer]
 
 
 def reference(model: SegmentationModel) -> Engine:
@@ -48,53 +34,59 @@ def reference(model: SegmentationModel) -> Engine:
     return _engine_of(model, model.architecture.gabor)
 
 
-def half_in_torch(model: SegmentationModel) -> Engine:
-    """The network in torch `.half()` behind its float32 projection: it overflows where a GPU would.
+def half_in_torch(model: SegmentationModel, float32_modules: Collection[str] = ()) -> Engine:
+    """The network in torch `.half()` but for some modules: it overflows where a GPU would.
 
     ONNX Runtime on a CPU computes float16 graphs in float32 and so hides an overflow; this does not.
+
+    Args:
+        model: stays as it is.
+        float32_modules: names of modules that compute in float32, with all inside them (`layers.island_modules`). Other
+            modules cast what they read; an operation between modules takes the wider type of what it reads.
     """
-    half = copy.deepcopy(model).half()
-    network = nn.Sequential(half.projection.float(), _ToHalf(), half.unet.encoder, _Decode(half))
-    return _engine_of(network, model.architecture.gabor)
+    mixed = copy.deepcopy(model)
+    for name, module in mixed.named_modules():
+        inside = any(f"{name}.".startswith(f"{wide}.") for wide in float32_modules)
+        kind = torch.float32 if inside else torch.float16
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        for tensor in own:
+            tensor.data = tensor.data.to(kind) if tensor.is_floating_point() else tensor.data
+        if own or not any(module.children()):
+            module.register_forward_pre_hook(_cast_inputs(kind))
+    return _engine_of(mixed, model.architecture.gabor)
 
 
 def portable_in_onnxruntime(graph: onnx.ModelProto) -> Engine:
     """`model.onnx` as a scanner runs it: frame in, probability out."""
-    session = _session(graph)
+    onnx_session = session(graph)
 
     def run(frame: Frame) -> Probability:
-        return np.asarray(session.run(None, {FRAMES: frame[np.newaxis]})[0][0, 0])
+        return np.asarray(onnx_session.run(None, {FRAMES: frame[np.newaxis]})[0][0, 0])
 
     return run
 
 
 def network_in_onnxruntime(graph: onnx.ModelProto, gabor: GaborParameters) -> Engine:
-    """`network.fp16.onnx` behind the CPU reference preprocessing."""
-    session = _session(graph)
+    """`network.fp16.onnx` behind the CPU reference preprocessing, each value rounded as its types say."""
+    onnx_session = session(explicitly_rounded(graph))
 
     def run(frame: Frame) -> Probability:
-        logits = session.run(None, {TENSOR: network_input(frame[np.newaxis], gabor)})[0][0, 0]
-        return torch.from_numpy(logits).sigmoid().numpy()
+        logits = onnx_session.run(None, {TENSOR: network_input(frame[np.newaxis], gabor)})[0][0, 0]
+        return probability(logits)
 
     return run
 
 
-def record_activations(model: nn.Module) -> Activations:
-    """Watch the output of every layer of `model` from now on."""
-    activations = Activations({})
+def probability(logits: NDArray[np.float32]) -> Probability:
+    """The sigmoid, by torch as in the reference."""
+    return torch.from_numpy(logits).sigmoid().numpy()
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                largest = float(torch.linalg.vector_norm(output.detach(), ord=float("inf")))
-                activations.largest[name] = max(largest, activations.largest.get(name, 0.0))
 
-        return after
-
-    for name, module in model.named_modules():
-        if not any(module.children()):
-            module.register_forward_hook(watch(name))
-    return activations
+def session(graph: onnx.ModelProto) -> Any:
+    """A graph in ONNX Runtime on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:
@@ -113,20 +105,13 @@ def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:
         )
 
 
-class _ToHalf(nn.Module):
-    def forward(self, tensor: Tensor) -> Tensor:
-        return tensor.half()
+def _cast_inputs(kind: torch.dtype) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def cast(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(kind) if value.is_floating_point() else value
+        return type(value)(map(cast, value)) if isinstance(value, (list, tuple)) else value
 
-
-class _Decode(nn.Module):
-    """Decoder and head of a model, as one layer after its encoder."""
-
-    def __init__(self, model: SegmentationModel) -> None:
-        super().__init__()
-        self.decoder, self.head = model.unet.decoder, model.unet.segmentation_head
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        return self.head(self.decoder(features))  # type: ignore[no-any-return]
+    return lambda _module, inputs: tuple(map(cast, inputs))
 
 
 def _engine_of(network: nn.Module, gabor: GaborParameters) -> Engine:
@@ -136,9 +121,3 @@ def _engine_of(network: nn.Module, gabor: GaborParameters) -> Engine:
             return logits.float().sigmoid()[0, 0].numpy()  # type: ignore[no-any-return]
 
     return run
-
-
-def _session(graph: onnx.ModelProto) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])

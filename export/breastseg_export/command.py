@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json, run_command
+from breastseg_deploy.engines.flavour import FLAVOURS
+from breastseg_deploy.engines.request import is_compute_capability
 
 SUMMARY = "turn a checkpoint into a verified bundle for the scanner"
 
@@ -19,6 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=Path, metavar="DIR", help="frames to measure parity on (default: phantoms)")
     parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
     parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: %(default)s")
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        choices=tuple(FLAVOURS),
+        help="put an engine into the bundle as well; may be given twice (default: none)",
+    )
+    parser.add_argument(
+        "--compute-capability",
+        action="extend",
+        default=[],
+        type=_capabilities,
+        metavar="X.Y[,X.Y...]",
+        help="of the GPUs to build engines for, e.g. 8.6 (default: this machine's own); other GPUs: tensorrt-rtx only",
+    )
     parser.add_argument("--size", type=int, default=512, metavar="PX", help="side of the frames (default: %(default)s)")
     parser.add_argument(
         "--min-dice", type=float, metavar="X", help="stricter Dice for every frame than the default limits"
@@ -40,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         bit_depth=arguments.bit_depth,
         min_dice=arguments.min_dice,
         force=arguments.force,
+        targets=tuple(arguments.target),
+        compute_capabilities=tuple(arguments.compute_capability),
     )
     manifest = export_bundle(settings, lambda step: print(step, file=sys.stderr))
     for parity in manifest.parity:
@@ -48,11 +67,22 @@ def run(arguments: argparse.Namespace) -> int:
             f"largest probability error {parity.largest_probability_error:.1e}",
             file=sys.stderr,
         )
+    for engine in manifest.engines:
+        print(f"{engine.file}: {manifest.files[engine.file].bytes:,} bytes, {engine.verification}", file=sys.stderr)
     if arguments.json:
         print_json({"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json")})
     else:
         print(f"bundle {arguments.output}, report {arguments.output / 'report.html'}")
     return 0
+
+
+def _capabilities(text: str) -> list[str]:
+    """One or more compute capabilities, with commas between them."""
+    names = text.split(",")
+    for name in names:
+        if not is_compute_capability(name):
+            raise argparse.ArgumentTypeError(f"a compute capability is written as in 8.6, got {name!r}")
+    return names
 
 
 COMMAND = Command(SUMMARY, add_arguments, run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import platform
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD, check_model_s
 from breastseg_deploy.errors import CheckpointError, ContractError, ParityError
 from breastseg_deploy.gabor import bank_sha256
 from breastseg_deploy.manifest import (
+    EngineEntry,
     FrameContract,
     GaborBank,
     HalfPrecision,
@@ -36,7 +37,11 @@ from breastseg_deploy.storage import (
     write_whole,
 )
 from breastseg_export import artefacts
-from breastseg_export.graph import OPSET, export_network, half_network, portable_model
+from breastseg_export.engines import engine_requests, write_engines
+from breastseg_export.graph import OPSET, export_network, portable_model
+from breastseg_export.half import half_network
+from breastseg_export.islands import IslandSearch, described, watched_frames
+from breastseg_export.layers import island_modules
 from breastseg_export.parity import (
     FP16_LIMITS,
     FP32_LIMITS,
@@ -48,11 +53,14 @@ from breastseg_export.parity import (
     failures,
     stricter,
 )
+from breastseg_export.ranges import Watch, necessary_islands
 from breastseg_export.report import report_html, write_pictures
 from breastseg_export.samples import Samples
 from breastseg_train.checkpoint import Checkpoint, load_checkpoint
 
 _PACKAGES = ("breastseg-deploy", "torch", "segmentation-models-pytorch", "timm", "onnx", "onnxruntime", "numpy")
+_ATTEMPTS = 3
+"""Sets of float32 islands that are held to all frames before an export gives up."""
 INTENDED_USE = "Research and engineering. Not a medical device; no diagnosis may rest on its masks."
 
 
@@ -69,6 +77,8 @@ class ExportSettings:
         bit_depth: of uint16 frames.
         min_dice: a Dice that every frame must reach, where it is stricter than the precision's own limit.
         force: replace what stands at `output`.
+        targets: TensorRT flavours to build engines with.
+        compute_capabilities: GPUs to build engines for; without any, this machine's own.
     """
 
     checkpoint: str
@@ -79,6 +89,8 @@ class ExportSettings:
     bit_depth: int | None = None
     min_dice: float | None = None
     force: bool = False
+    targets: tuple[str, ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
 
 
 def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda _: None) -> Manifest:
@@ -89,9 +101,11 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         say: told about each step, in a sentence.
 
     Raises:
+        BackendError: TensorRT refuses the float16 network or cannot build an engine of it.
         CheckpointError: the checkpoint cannot be used.
-        ContractError: `min_dice` lies outside 0 to 1.
+        ContractError: `min_dice` lies outside 0 to 1; engines that cannot be asked for.
         FrameError: a size that is no multiple of 32, or frames that break the contract.
+        MachineError: a target's library is not installed, or it needs a GPU and there is none.
         OutputError: the bundle cannot be written.
         ParityError: an artefact misses a limit; the worst frames lie beside `output`, in a folder named in the message.
     """
@@ -102,6 +116,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         raise ContractError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
     size = (settings.size_px, settings.size_px)
     check_model_size(size)
+    requests = engine_requests(settings.targets, settings.compute_capabilities, settings.precision)
     checkpoint = load_checkpoint(settings.checkpoint)
     contract = _frame_contract(settings, checkpoint)
     samples = Samples(settings.frames, size, settings.bit_depth)
@@ -110,19 +125,23 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
     # The folder is made before the long work: a place that cannot be written is found now and not at the end.
     with folder_written_whole(settings.output, force=settings.force) as folder:
         say(f"tracing {checkpoint.model.architecture.encoder} at {size[0]} x {size[1]}")
-        graphs, islands = _graphs(checkpoint, size, settings.precision)
-        say(f"measuring parity on {samples.description}")
-        run, half = _parity(checkpoint, graphs, islands, samples, settings.min_dice)
+        graphs, network = _graphs(checkpoint, size)
+        if settings.precision == "fp32":
+            say(f"measuring parity on {samples.description}")
+            run, half = _parity(checkpoint, graphs, (), samples, settings.min_dice), None
+        else:
+            run, half = _half_parity(checkpoint, graphs, network, samples, settings.min_dice, say)
         if failures(run.summaries):
-            _reject(settings, checkpoint, run, samples)
+            _reject(settings, checkpoint, run, half, samples)
         say(f"writing {settings.output}")
         for name, graph in graphs.items():
             write_whole(folder / name, graph.SerializeToString())
         make_folder(folder / GOLDENS)
         for golden in _goldens(run):
             write_whole(folder / golden.name, golden_bytes(golden))
-        write_whole(folder / REPORT, _report(settings, checkpoint, run, samples).encode())
-        manifest = _manifest(settings, checkpoint, contract, run, half, samples, folder)
+        write_whole(folder / REPORT, _report(settings, checkpoint, run, half, samples).encode())
+        engines = write_engines(folder, half.fp32_islands if half else (), requests, say)
+        manifest = _manifest(settings, checkpoint, contract, run, half, samples, engines, folder)
         write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
 
@@ -138,25 +157,59 @@ def _frame_contract(settings: ExportSettings, checkpoint: Checkpoint) -> FrameCo
         ) from err
 
 
-def _graphs(
-    checkpoint: Checkpoint, size_px: tuple[int, int], precision: Precision
-) -> tuple[dict[str, onnx.ModelProto], tuple[str, ...]]:
-    """The graphs of the bundle by file name, and the float32 islands of the float16 one."""
+def _graphs(checkpoint: Checkpoint, size_px: tuple[int, int]) -> tuple[dict[str, onnx.ModelProto], onnx.ModelProto]:
+    """The float32 graphs of the bundle by file name, and the network alone."""
     network = export_network(checkpoint.model, size_px)
-    graphs = {MODEL: portable_model(network, checkpoint.model.architecture.gabor, size_px)}
-    if precision == "fp32":
-        return graphs, ()
-    graphs[NETWORK_FP16], islands = half_network(network)
-    return graphs, islands
+    return {MODEL: portable_model(network, checkpoint.model.architecture.gabor, size_px)}, network
+
+
+def _half_parity(
+    checkpoint: Checkpoint,
+    graphs: dict[str, onnx.ModelProto],
+    network: onnx.ModelProto,
+    samples: Samples,
+    min_dice: float | None,
+    say: Callable[[str], None],
+) -> tuple[ParityRun, HalfPrecision]:
+    """Parity with a float16 network, which is put into `graphs`: the one with the smallest set of float32 islands.
+
+    Where that set fails on all frames, larger ones are tried.
+    """
+    say(f"measuring the range of each layer on {samples.description}")
+    watch = Watch(network)
+    with _progress(samples, "ranges") as bar:
+        frames = watched_frames(watch, samples, checkpoint.model.architecture.gabor, checkpoint.threshold, bar.update)
+    necessary = necessary_islands(network, watch.ranges)
+    say(f"{len(necessary)} nodes must be float32; looking for the smallest set of further ones")
+    limits = stricter(FP16_LIMITS, min_dice)
+    search = IslandSearch(network, necessary, frames, checkpoint.threshold, limits)
+    groups = search.smallest()
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        islands = search.islands(groups)
+        graphs[NETWORK_FP16] = half_network(network, islands)
+        more = ", ".join(search.in_order(groups)) or "none"
+        say(f"measuring parity on {samples.description}; further layers in float32: {more}")
+        modules = island_modules(checkpoint.model, network, islands)
+        run = _parity(checkpoint, graphs, modules, samples, min_dice)
+        larger = search.larger(groups) if attempts_left and _only_half_fails(run) else None
+        if larger is None:
+            break
+        groups = larger
+    return run, described(search, groups, watch, necessary)
+
+
+def _only_half_fails(run: ParityRun) -> bool:
+    failing = [title for title, parity in run.summaries.items() if failures({title: parity})]
+    return bool(failing) and all(run.summaries[title].artefact == NETWORK_FP16 for title in failing)
 
 
 def _parity(
     checkpoint: Checkpoint,
     graphs: dict[str, onnx.ModelProto],
-    islands: tuple[str, ...],
+    float32_modules: tuple[str, ...],
     samples: Samples,
     min_dice: float | None,
-) -> tuple[ParityRun, HalfPrecision | None]:
+) -> ParityRun:
     model, gabor = checkpoint.model, checkpoint.model.architecture.gabor
     compared = [
         Artefact(
@@ -166,7 +219,6 @@ def _parity(
             stricter(FP32_LIMITS, min_dice),
         )
     ]
-    activations = None
     if NETWORK_FP16 in graphs:
         compared += [
             Artefact(
@@ -175,20 +227,19 @@ def _parity(
                 artefacts.network_in_onnxruntime(graphs[NETWORK_FP16], gabor),
                 stricter(FP16_LIMITS, min_dice),
             ),
-            Artefact(NETWORK_FP16, "torch .half()", artefacts.half_in_torch(model), stricter(HALF_LIMITS, min_dice)),
+            Artefact(
+                NETWORK_FP16,
+                "torch .half()",
+                artefacts.half_in_torch(model, float32_modules),
+                stricter(HALF_LIMITS, min_dice),
+            ),
         ]
-        activations = artefacts.record_activations(model)
-    with tqdm(total=len(samples), desc="parity", unit="frame", disable=not sys.stderr.isatty()) as bar:
-        run = compare(artefacts.reference(model), compared, samples, checkpoint.threshold, bar.update)
-    if activations is None:
-        return run, None
-    layer, largest = activations.peak
-    if not math.isfinite(largest):
-        raise ParityError(
-            f"the layer {layer} leaves the range of float32 already; no bundle was written: "
-            "export a checkpoint of a training that converged"
-        )
-    return run, HalfPrecision(fp32_islands=islands, largest_activation=largest, largest_activation_layer=layer)
+    with _progress(samples, "parity") as bar:
+        return compare(artefacts.reference(model), compared, samples, checkpoint.threshold, bar.update)
+
+
+def _progress(samples: Samples, what: str) -> Any:
+    return tqdm(total=len(samples), desc=what, unit="frame", disable=not sys.stderr.isatty())
 
 
 def _goldens(run: ParityRun) -> list[Golden]:
@@ -198,21 +249,25 @@ def _goldens(run: ParityRun) -> list[Golden]:
     ]
 
 
-def _reject(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, samples: Samples) -> None:
+def _reject(
+    settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, half: HalfPrecision | None, samples: Samples
+) -> None:
     """Keep the worst frames and the report in a new folder beside the output, and end the export."""
     place = settings.output.absolute()
     numbers = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
     rejected = next(p for p in (place.with_name(f"{place.name}.rejected{n}") for n in numbers) if not p.exists())
     with folder_written_whole(rejected, force=False) as folder:
         write_pictures(run, folder, checkpoint.threshold)
-        write_whole(folder / REPORT, _report(settings, checkpoint, run, samples).encode())
+        write_whole(folder / REPORT, _report(settings, checkpoint, run, half, samples).encode())
     try:
         check(run.summaries)
     except ParityError as err:
         raise ParityError(f"{err}; no bundle was written, the worst frames are in {rejected}") from err
 
 
-def _report(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, samples: Samples) -> str:
+def _report(
+    settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, half: HalfPrecision | None, samples: Samples
+) -> str:
     architecture = checkpoint.model.architecture
     rows = [
         ("checkpoint", Path(settings.checkpoint).name),
@@ -223,7 +278,7 @@ def _report(settings: ExportSettings, checkpoint: Checkpoint, run: ParityRun, sa
         ("threshold", str(checkpoint.threshold)),
         *_versions().items(),
     ]
-    return report_html(architecture.encoder, run, samples.description, rows, checkpoint.threshold)
+    return report_html(architecture.encoder, run, samples.description, rows, checkpoint.threshold, half)
 
 
 def _manifest(
@@ -233,6 +288,7 @@ def _manifest(
     run: ParityRun,
     half: HalfPrecision | None,
     samples: Samples,
+    engines: tuple[EngineEntry, ...],
     folder: Path,
 ) -> Manifest:
     architecture, details = checkpoint.model.architecture, checkpoint.details
@@ -251,6 +307,7 @@ def _manifest(
         parity=tuple(run.summaries.values()),
         parity_frames=samples.description,
         goldens=tuple(golden.name for golden in _goldens(run)),
+        engines=engines,
         files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
         built_with=_versions(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""From torch modules to checked ONNX graphs, and the strongly typed float16 network."""
+"""From torch modules to checked ONNX graphs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx
-import onnx_ir
 import torch
 from onnx import TensorProto, compose, helper
-from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, nn
 
 from breastseg_deploy.contract import check_model_size
@@ -27,14 +25,6 @@ FRAMES, PROBABILITY = "frames", "probability"
 """Input and output of the portable model."""
 TENSOR, LOGITS = "tensor", "logits"
 """Input and output of the network alone."""
-
-ISLAND_OPERATORS = ("ReduceMean", "GlobalAveragePool")
-"""Kept in float32: the global pools of squeeze-and-excitation and SCSE sum a whole plane and overflow float16."""
-
-ISLAND_CONVOLUTIONS = 3
-"""The first convolutions stay in float32 too, with all that lies before the next one: projection and stem. A black
-pixel is about -2 once normalised, where float16 resolves 6 % of a grey level; on dark frames that was most of the error
-(docs/LOG.md)."""
 
 _LARGEST_BATCH = 64
 
@@ -97,77 +87,6 @@ def portable_model(network: onnx.ModelProto, gabor: GaborParameters, size_px: tu
     whole = compose.merge_models(whole, sigmoid, [(LOGITS, LOGITS)])
     onnx.checker.check_model(whole, full_check=True)
     return whole
-
-
-def half_network(network: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The network in float16, strongly typed: precision stands in the file, not in a flag.
-
-    Tensor and logits stay float32, and so do the islands: the global pools, and all before the fourth convolution.
-
-    Args:
-        network: float32, as `export_network` makes it; it is used up.
-
-    Returns:
-        The graph, and the names of the nodes that compute in float32.
-
-    Raises:
-        ContractError: a convolution beyond the islands did not become float16.
-    """
-    islands = _islands(network)
-    del network.graph.value_info[:]  # the float32 types of inner values; shape inference finds the new ones
-    half = convert_float_to_float16(network, node_block_list=list(islands), disable_shape_infer=False)
-    _tensor_in_float32(half)
-    _logits_in_float32(half)
-    half = _sorted(half)  # the converter appends its casts at the end
-    onnx.checker.check_model(half, full_check=True)
-    _check_convolutions(half, islands)
-    return half, islands
-
-
-def _islands(network: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the nodes that stay in float32, in the order of the graph."""
-    islands, convolutions = [], 0
-    for node in network.graph.node:
-        convolutions += node.op_type == "Conv"
-        if convolutions <= ISLAND_CONVOLUTIONS or node.op_type in ISLAND_OPERATORS:
-            islands.append(node.name)
-    return tuple(islands)
-
-
-def _tensor_in_float32(half: onnx.ModelProto) -> None:
-    """Take the float32 tensor as it is, where the converter made a float16 input and a cast back to float32."""
-    (tensor,) = half.graph.input
-    (cast,) = [node for node in half.graph.node if tensor.name in node.input]
-    for node in half.graph.node:
-        node.input[:] = [tensor.name if name == cast.output[0] else name for name in node.input]
-    half.graph.node.remove(cast)
-    tensor.type.tensor_type.elem_type = TensorProto.FLOAT
-
-
-def _logits_in_float32(half: onnx.ModelProto) -> None:
-    """Let the float16 logits leave through a cast to float32, which every consumer takes."""
-    (logits,) = half.graph.output
-    inner = f"{logits.name}_fp16"
-    for node in half.graph.node:
-        node.output[:] = [inner if name == logits.name else name for name in node.output]
-        node.input[:] = [inner if name == logits.name else name for name in node.input]
-    half.graph.node.append(helper.make_node("Cast", [inner], [logits.name], name="logits_cast", to=TensorProto.FLOAT))
-    logits.type.tensor_type.elem_type = TensorProto.FLOAT
-
-
-def _sorted(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its nodes in topological order."""
-    model = onnx_ir.from_proto(graph)
-    model.graph.sort()
-    return onnx_ir.to_proto(model)
-
-
-def _check_convolutions(half: onnx.ModelProto, islands: tuple[str, ...]) -> None:
-    types = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
-    convolutions = [node for node in half.graph.node if node.op_type == "Conv" and node.name not in islands]
-    wrong = [node.name for node in convolutions if types.get(node.input[1]) != TensorProto.FLOAT16]
-    if wrong:
-        raise ContractError(f"{len(wrong)} convolutions did not become float16, the first is {wrong[0]}")
 
 
 @contextmanager

@@ -120,12 +120,12 @@ def compare(
         _keep_golden(run.goldens, sample, expected, threshold)
         for artefact in artefacts:
             found = artefact.run(sample.frame)
-            figures = _figures(sample, expected, found, threshold)
+            figures = frame_parity(sample, expected, found, threshold)
             run.figures[artefact.title].append(figures)
             kept = [*run.pictures[artefact.title], Picture(figures, sample.frame, expected, found)]
             run.pictures[artefact.title] = sorted(kept, key=_badness, reverse=True)[:_PICTURES]
         on_frame()
-    run.summaries = {a.title: _summary(a, run.figures[a.title]) for a in artefacts}
+    run.summaries = {a.title: summary(a.file, a.engine, a.limits, run.figures[a.title]) for a in artefacts}
     return run
 
 
@@ -171,7 +171,8 @@ def check(summaries: Mapping[str, Parity]) -> None:
         raise ParityError("; ".join(missed))
 
 
-def _figures(sample: Sample, expected: Probability, found: Probability, threshold: float) -> FrameParity:
+def frame_parity(sample: Sample, expected: Probability, found: Probability, threshold: float) -> FrameParity:
+    """What one frame says of an artefact. An answer that is not finite has Dice 0."""
     reference_mask, mask = expected >= threshold, found >= threshold
     change = None
     if sample.truth is not None:
@@ -192,13 +193,14 @@ def _badness(picture: Picture) -> tuple[float, float, float]:
     return -picture.figures.dice, picture.figures.flipped_ppm, picture.figures.probability_error
 
 
-def _summary(artefact: Artefact, figures: list[FrameParity]) -> Parity:
+def summary(file: str, engine: str, limits: ParityLimits, figures: list[FrameParity]) -> Parity:
+    """What the manifest says of an artefact, from the figures of its frames."""
     with_cells = [figure.dice for figure in figures if figure.with_cells]
     changes = [figure.dice_change for figure in figures if figure.dice_change is not None]
     error = max(figure.probability_error for figure in figures)
     return Parity(
-        artefact=artefact.file,
-        engine=artefact.engine,
+        artefact=file,
+        engine=engine,
         frames=len(figures),
         frames_with_cells=len(with_cells),
         mean_dice=float(np.mean([figure.dice for figure in figures])),
@@ -208,7 +210,7 @@ def _summary(artefact: Artefact, figures: list[FrameParity]) -> Parity:
         worst_surface_dice=min(figure.surface_dice for figure in figures),
         largest_probability_error=min(error, 1.0),  # infinity marks an answer that was not finite: Dice 0
         dice_change=float(np.mean(changes)) if changes else None,
-        limits=artefact.limits,
+        limits=limits,
     )
 
 

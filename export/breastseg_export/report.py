@@ -12,14 +12,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from numpy.typing import NDArray
 
 from breastseg_deploy.images import png_bytes
+from breastseg_deploy.manifest import HalfPrecision
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_export.parity import ParityRun, Picture, failures
+from breastseg_export.ranges import SAFE_MAGNITUDE
 
 _BOTH, _ARTEFACT_ONLY, _REFERENCE_ONLY = (150, 150, 150), (255, 40, 40), (70, 110, 255)
 
 
 def report_html(
-    title: str, run: ParityRun, parity_frames: str, settings: Sequence[tuple[str, str]], threshold: float
+    title: str,
+    run: ParityRun,
+    parity_frames: str,
+    settings: Sequence[tuple[str, str]],
+    threshold: float,
+    half: HalfPrecision | None = None,
 ) -> str:
     """The report as HTML that needs no other file.
 
@@ -29,6 +36,7 @@ def report_html(
         parity_frames: what it was measured on.
         settings: rows of the table of settings.
         threshold: of the masks.
+        half: how the layers in float32 were chosen, where there is a float16 network.
     """
     environment = Environment(
         loader=PackageLoader("breastseg_export", ""), autoescape=select_autoescape(["j2"]), undefined=StrictUndefined
@@ -45,6 +53,8 @@ def report_html(
         frames_with_cells=summaries[0].frames_with_cells,
         pictures={engine: [_row(picture, threshold) for picture in kept] for engine, kept in run.pictures.items()},
         figures=run.figures,
+        half=half,
+        safe_magnitude=SAFE_MAGNITUDE,
     )
 
 

@@ -21,8 +21,9 @@ from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
 from breastseg_export.command import main
 from breastseg_export.exporter import ExportSettings, export_bundle
+from breastseg_train.architecture import Architecture
 from breastseg_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from breastseg_train.model import Architecture, SegmentationModel
+from breastseg_train.model import SegmentationModel
 
 SIDE = 64
 COMMAND = [sys.executable, "-m", "breastseg_export.command"]
@@ -59,7 +60,7 @@ def test_manifest_records_what_was_exported_and_how_well(demo_manifest: Manifest
     assert all(p.frames == 10 and p.worst_dice >= p.limits.worst_dice for p in demo_manifest.parity)
     assert demo_manifest.half is not None
     assert 0 < demo_manifest.half.largest_activation < 65504
-    assert len(demo_manifest.half.fp32_islands) > 30
+    assert demo_manifest.half.fp32_islands
     assert {"torch", "onnx", "onnxruntime", "breastseg-deploy"} <= demo_manifest.built_with.keys()
     assert "phantom" in demo_manifest.parity_frames
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from breastseg_deploy.errors import ParityError
+from breastseg_deploy.manifest import HalfPrecision, IslandTrial
 from breastseg_export.artefacts import Engine
 from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare, stricter
 from breastseg_export.report import difference, report_html, write_pictures
@@ -163,6 +164,40 @@ def test_report_shows_the_verdict_every_frame_and_the_pictures() -> None:
     assert page.count("data:image/png;base64,") == 3 * 4
     for number in range(5):
         assert f"square-{number}" in page
+
+
+def test_report_shows_which_layers_are_float32_and_what_was_tried() -> None:
+    trials = [
+        IslandTrial(
+            groups=groups,
+            float32_share=share,
+            worst_dice=dice,
+            mean_dice=dice,
+            largest_probability_error=0.01,
+            accepted=dice > 0.9995,
+        )
+        for groups, share, dice in (((), 0.001, 0.99876), (("stem",), 0.0312, 0.99987))
+    ]
+    half = HalfPrecision(
+        fp32_islands=("node_a", "node_b", "node_c"),
+        largest_activation=113.9,
+        largest_activation_layer="unet.decoder",
+        layers=7,
+        activations={"unet.decoder": 113.9},
+        necessary={"plane sums over 8188": 2},
+        groups=("stem",),
+        search=tuple(trials),
+        search_frames=("square-0", "square-2"),
+    )
+    page = report_html("toy", run_with(perfect), "5 squares", [], 0.5, half)
+    words = " ".join(page.split())
+    assert "3 nodes of the float16 network compute in float32. 2 of them must: plane sums over 8188." in words
+    assert "For the Dice: stem." in words
+    assert "<td>none</td><td>0.1 %</td> <td>0.998760</td>" in words
+    assert "<td>stem</td><td>3.1 %</td> <td>0.999870</td>" in words
+    assert words.index("exceeded") < words.index("kept")
+    assert "<td>unet.decoder</td><td>113.90</td>" in words
+    assert "Layers in float32" not in report_html("toy", run_with(perfect), "5 squares", [], 0.5)
 
 
 def test_worst_frames_become_files(tmp_path: Path) -> None:
