@@ -73,7 +73,7 @@ def _ring_outliers(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
 
 def _finish(axes: Axes, title: str) -> None:
     axes.set(title=title, xlabel="epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
 
