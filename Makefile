@@ -30,8 +30,9 @@ demo: $(READY)
 	@echo "parity report: $(DEMO)/bundle/report.html"
 	@echo "masks and overlays: $(DEMO)/masks"
 
+# Two processes, whole files each: fixtures are shared inside a file.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -39,9 +40,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# Against the paper's pipeline, in turn, in one run; BENCHMARK='--benchmark-bundle B --benchmark-checkpoint C' for others.
+# Against the paper's pipeline and the peers, in turn, in one run; options of ours go into BENCHMARK.
 benchmark: $(READY)
-	$(BIN)/python -m pytest benchmarks --capture=no $(BENCHMARK)
+	$(BIN)/python -m pytest --benchmark $(BENCHMARK)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

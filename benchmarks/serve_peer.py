@@ -1,0 +1,36 @@
+"""`python serve_peer.py PEER CHECKPOINT SHARED FRAMES`: a peer as a contestant in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from peers import PEERS, Peer, Setting
+
+from breastseg_deploy.benchmark.serving import Answer, serve
+
+
+class PeerContestant:
+    """A loaded peer."""
+
+    def __init__(self, peer: Peer, setting: Setting) -> None:
+        self.facts: Mapping[str, str] = {"detail": peer.title}
+        self._segment = peer.open(setting)
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> Answer:
+        """Segment a batch."""
+        return Answer(self._segment(rgb))
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until stdin ends."""
+    name, checkpoint, shared, frames = arguments
+    setting = Setting(checkpoint, Path(shared), Path(frames))
+    return serve(lambda: PeerContestant(PEERS[name], setting), setting.frames)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Measuring bundles: speed by stages, latency, memory and growth, against budgets; without PyTorch."""

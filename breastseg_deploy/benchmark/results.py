@@ -1,0 +1,227 @@
+"""What a benchmark found, as one JSON document. Whatever was not run says why; nothing stands in for a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class Part(BaseModel):
+    """A part of the document: frozen, every field known, every number finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Distribution(Part):
+    """Seconds of repeated calls.
+
+    Attributes:
+        seconds: as measured, in order.
+        p50_s, p95_s, p99_s: percentiles, linear between the samples; with fewer than 100 samples the 99th says little
+            more than the largest.
+    """
+
+    seconds: tuple[float, ...] = Field(min_length=1)
+    p50_s: float = Field(gt=0)
+    p95_s: float = Field(gt=0)
+    p99_s: float = Field(gt=0)
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Distribution:
+        """The distribution of at least one sample."""
+        p50, p95, p99 = (float(p) for p in np.percentile(seconds, (50, 95, 99)))
+        return cls(seconds=tuple(seconds), p50_s=p50, p95_s=p95, p99_s=p99)
+
+
+class Ratio(Part):
+    """How many times as long one took as another: over pairs that were measured in turn."""
+
+    median: float = Field(gt=0)
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    pairs: int = Field(ge=1)
+
+    @classmethod
+    def of(cls, seconds: Sequence[float], other: Sequence[float]) -> Ratio:
+        """Of `seconds` to `other`, pair by pair."""
+        ratios = sorted(a / b for a, b in zip(seconds, other, strict=True))
+        return cls(median=float(np.median(ratios)), low=ratios[0], high=ratios[-1], pairs=len(ratios))
+
+
+class Agreement(Part):
+    """Mask Dice against a reference. Two empty masks count as 1, so frames with cells stand apart.
+
+    Attributes:
+        frames, frames_with_cells: compared; of these, those whose reference holds cells.
+        mean_dice, worst_dice: over all of them.
+        mean_dice_with_cells, worst_dice_with_cells: None where no reference holds cells.
+        mean_dice_without_cells: None where every reference holds cells.
+    """
+
+    frames: int = Field(ge=1)
+    frames_with_cells: int = Field(ge=0)
+    mean_dice: float
+    worst_dice: float
+    mean_dice_with_cells: float | None
+    worst_dice_with_cells: float | None
+    mean_dice_without_cells: float | None
+
+
+class Memory(Part):
+    """What one contestant took in a process of its own, everything that it loaded included.
+
+    Attributes:
+        resident_peak_bytes: the most that lay in the host's memory; None where the system does not say.
+        gpu_process_bytes: the most that the whole process held of the GPU, by its driver; None without a GPU.
+        gpu_method: how that was found.
+        allocators_bytes: what the libraries' own allocators held of the GPU, by library; contained in the above.
+    """
+
+    resident_peak_bytes: int | None
+    gpu_process_bytes: int | None = None
+    gpu_method: str | None = None
+    allocators_bytes: dict[str, int] = {}
+
+
+class Row(Part):
+    """One contestant: a backend of the runtime, the paper's pipeline or a peer.
+
+    Attributes:
+        name: of the contestant.
+        kind: which of these it is.
+        on_gpu: whether it computes on a GPU.
+        not_run: why there are no figures; None where there are.
+        detail: what it ran with, in words.
+        open_s: from the start of loading until the first frame could be taken: compiling and building included.
+        first_frame_s: the first frame after that.
+        latency: frame by frame, host uint8 to host mask.
+        stages_s: medians of the contestant's own stages; on a GPU those of the device by CUDA events.
+        agreement: with the float32 reference.
+        truth: with the ground truth, over the frames that have one.
+        memory: of its process.
+        ratio_to_paper: its time over that of the paper's pipeline.
+        ratio_to_runtime: its time over that of the runtime.
+    """
+
+    name: str
+    kind: Literal["backend", "paper", "peer"]
+    on_gpu: bool = False
+    not_run: str | None = None
+    detail: str = ""
+    open_s: float | None = None
+    first_frame_s: float | None = None
+    latency: Distribution | None = None
+    stages_s: dict[str, float] = {}
+    agreement: Agreement | None = None
+    truth: Agreement | None = None
+    memory: Memory | None = None
+    ratio_to_paper: Ratio | None = None
+    ratio_to_runtime: Ratio | None = None
+
+
+class BatchPoint(Part):
+    """Calls with `batch` frames at once; `resident_peak_bytes` is the most since the call before."""
+
+    batch: int = Field(ge=1)
+    latency: Distribution
+    resident_peak_bytes: int | None
+
+
+class SizePoint(Part):
+    """The same checkpoint exported for another frame size, in a process of its own."""
+
+    size_px: tuple[int, int]
+    latency: Distribution
+    resident_peak_bytes: int | None
+
+
+class MemoryGrowth(Part):
+    """Resident memory while one process segments frame after frame.
+
+    Attributes:
+        frames: how many.
+        resident_bytes: at equal distances, the first before the first frame.
+        growth_bytes: see `growth.growth_bytes`.
+    """
+
+    frames: int = Field(ge=1)
+    resident_bytes: tuple[int, ...]
+    growth_bytes: int
+
+
+class Growth(Part):
+    """How time and memory of one backend grow; what was left away is empty or None, `not_run` says what failed."""
+
+    backend: str
+    not_run: str | None = None
+    batches: tuple[BatchPoint, ...] = ()
+    sizes: tuple[SizePoint, ...] = ()
+    memory: MemoryGrowth | None = None
+
+
+class Verdict(Part):
+    """A budget and what came of it.
+
+    Attributes:
+        budget: its name.
+        of: whose figure it is.
+        bound: in words, e.g. ">= 28 frames/s".
+        measured: the figure in words; empty where there is none.
+        status: of the budget.
+        reason: why it was not run; else empty.
+        source: where the budget comes from.
+    """
+
+    budget: str
+    of: str
+    bound: str
+    measured: str
+    status: Literal["passed", "missed", "not run"]
+    reason: str = ""
+    source: str = ""
+
+
+class BundleFacts(Part):
+    """Which bundle was measured."""
+
+    name: str
+    encoder: str
+    precision: str
+    size_px: tuple[int, int]
+    built_at: str
+
+
+class Results(Part):
+    """The whole document.
+
+    Attributes:
+        made_at: ISO 8601, UTC.
+        command: that made it.
+        environment: processor, versions and load, by name.
+        frames: what it was measured on, in words.
+        rounds: calls of each contestant, in turn.
+        short: whether it is the short form, whose absolute figures no budget is held to.
+        runtime: name of the backend that the runtime chooses by itself here; None where none runs.
+        decode: seconds to read a frame's file.
+        extra: figures of single operations, by whose and which they are.
+    """
+
+    schema_version: Literal[1] = 1
+    made_at: str
+    command: str
+    environment: dict[str, str]
+    bundle: BundleFacts
+    frames: str
+    rounds: int
+    short: bool
+    runtime: str | None
+    rows: tuple[Row, ...]
+    decode: Distribution | None = None
+    growth: Growth | None = None
+    extra: dict[str, dict[str, float]] = {}
+    verdicts: tuple[Verdict, ...] = ()

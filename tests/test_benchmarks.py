@@ -1,0 +1,115 @@
+"""`pytest --benchmark`: what it collects, and the peers that it measures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.errors import MachineError
+from breastseg_deploy.gabor import GaborParameters, edge_channel_reference
+from breastseg_deploy.phantom import phantom_frame
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def collected(*arguments: str) -> tuple[int, list[str]]:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def test_without_the_flag_no_benchmark_is_collected() -> None:
+    assert collected("benchmarks") == (5, [])
+
+
+def test_with_the_flag_benchmarks_are_collected_and_nothing_else() -> None:
+    code, tests = collected("--benchmark")
+    assert code == 0
+    assert tests
+    assert all(test.startswith("benchmarks/") for test in tests)
+    assert any("the paper's frame rate on a GPU" in test for test in tests)
+
+
+def test_a_test_named_beside_the_flag_is_not_run() -> None:
+    code, tests = collected("--benchmark", "tests/deploy/test_errors.py", "benchmarks/test_budgets.py")
+    assert code == 0
+    assert all(test.startswith("benchmarks/") for test in tests)
+
+
+def test_a_bundles_path_is_not_taken_for_a_test(tmp_path: Path) -> None:
+    for option in ("docs", str(tmp_path)):
+        code, tests = collected("--benchmark", f"--benchmark-bundle={option}")
+        assert code == 0
+        assert tests
+    assert collected("--benchmark", "--benchmark-bundle", "docs") == (code, tests)
+
+
+def test_the_flag_is_no_shorthand_for_another_plugins_option() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--benchmark-onl"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert "unrecognized arguments: --benchmark-onl" in done.stderr
+
+
+@pytest.fixture
+def _peers_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.usefixtures("_peers_on_the_path")
+def test_every_peer_has_a_module_that_says_how_it_is_opened() -> None:
+    from peers import PEERS
+
+    modules = {path.stem for path in (ROOT / "benchmarks" / "peers").glob("*.py")}
+    assert PEERS.keys() <= modules
+    for name in PEERS:
+        assert (
+            "def open_peer(setting: Setting) -> Segment:" in (ROOT / "benchmarks" / "peers" / f"{name}.py").read_text()
+        )
+
+
+@pytest.mark.usefixtures("_peers_on_the_path")
+def test_the_papers_edge_channel_is_the_reference() -> None:
+    from peers.opencv_front import filter2d_edge
+
+    frame = rgb_batch(phantom_frame(0, (64, 64)).frame, (64, 64))[0]
+    expected = edge_channel_reference(frame, GaborParameters())
+    np.testing.assert_allclose(filter2d_edge(frame, GaborParameters()), expected, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_peers_on_the_path")
+def test_the_papers_pipeline_gives_the_references_mask(tmp_path: Path) -> None:
+    from peers import PAPER, PEERS, REFERENCE, Setting
+
+    frames = rgb_batch(phantom_frame(0, (64, 64)).frame, (64, 64))
+    np.save(tmp_path / "frames.npy", frames)
+    setting = Setting("demo", tmp_path, tmp_path / "frames.npy")
+    assert setting.size_px == (64, 64)
+    masks = [PEERS[name].open(setting)(frames) for name in (REFERENCE, PAPER)]
+    assert (masks[0].shape, masks[0].dtype) == ((1, 64, 64), np.uint8)
+    assert masks[0].any()
+    np.testing.assert_array_equal(masks[0], masks[1])
+
+
+@pytest.mark.usefixtures("_peers_on_the_path")
+def test_a_peer_without_a_plain_export_says_so(tmp_path: Path) -> None:
+    from peers import PEERS, Setting
+
+    with pytest.raises(MachineError, match="there is no plain export to start from"):
+        PEERS["onnxruntime_plain"].open(Setting("demo", tmp_path, tmp_path / "frames.npy"))
+
+
+@pytest.mark.usefixtures("_peers_on_the_path")
+def test_logits_become_the_mask_of_their_sigmoid() -> None:
+    from peers.logits import mask_of
+
+    logits = np.array([[[[-3.0, 0.0], [np.log(0.3 / 0.7), 3.0]]]], np.float32)
+    np.testing.assert_array_equal(mask_of([logits[0][None]], 0.5), [[[0, 1], [0, 1]]])
+    assert mask_of([logits[0][None]], 0.31).tolist() == [[[0, 1], [0, 1]]]
+    assert mask_of([logits[0][None]], 0.29).tolist() == [[[0, 1], [1, 1]]]
