@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from breastseg_deploy.backends.choice import LOADERS, Loader
 from breastseg_deploy.backends.nvidia import Gpu, look_for_gpu
+from breastseg_deploy.backends.processor import this_processor
 from breastseg_deploy.errors import BreastsegError, MachineError
 from breastseg_deploy.extras import DISTRIBUTION
 
@@ -40,11 +40,12 @@ def capabilities() -> list[Capability]:
     gpu = isinstance(look_for_gpu(), Gpu)
     return [
         Capability("python", "machine", True, f"{platform.python_version()} on {platform.machine()}"),
-        Capability("processor", "machine", True, f"{_processors()} cores for this process"),
+        Capability("processor", "machine", True, _processor()),
         *_gpu(),
         _library("image files", "cpu", "opencv-python-headless"),
         _for_gpu(gpu, _library("cupy", "gpu", "cupy-cuda13x", "cupy-cuda12x", "cupy")),
         _onnxruntime(),
+        _library("openvino", "openvino", "openvino"),
         _for_gpu(gpu, _library("onnxruntime-gpu", "gpu", "onnxruntime-gpu", replacing="onnxruntime")),
         _for_gpu(gpu, _library("tensorrt", "tensorrt", "tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
         _library("tensorrt-rtx", "tensorrt-rtx", "tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
@@ -54,8 +55,9 @@ def capabilities() -> list[Capability]:
     ]
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _processor() -> str:
+    found = this_processor()
+    return f"{found.name}, {found.cores} cores for this process"
 
 
 def _gpu() -> list[Capability]:

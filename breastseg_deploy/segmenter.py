@@ -75,8 +75,8 @@ class Segmenter:
 
         Args:
             bundle: a folder made by breastseg-export.
-            backend: a backend's name ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"), which then serves
-                or fails; or "auto": the first of these that works here.
+            backend: a backend's name ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"), which
+                then serves or fails; or "auto": the first of the GPU's that works here, else the CPU's faster one.
             strict: with "auto", refuse to serve by a lesser backend where a better one is there and fails, and by the
                 CPU where a GPU ought to serve; see `backends.choice.choose`.
 

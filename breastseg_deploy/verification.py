@@ -48,18 +48,18 @@ def check_frames(
 ) -> FrameCheck:
     """Segment frames by two ways through the bundle and compare the masks; measure Dice where there is ground truth.
 
-    A backend that serves `model.onnx`, whose graph holds the preprocessing, is compared with `network.fp16.onnx` behind
-    the NumPy preprocessing. One that serves the float16 network (on a GPU, behind the fused kernel) is compared with
-    `model.onnx` on the CPU. The two share neither code nor precision, so agreement is evidence for both. A bundle
-    without the float16 network is measured against the ground truth only.
+    ONNX Runtime on the CPU runs `model.onnx`, whose graph holds the preprocessing, and is compared with
+    `network.fp16.onnx` behind the NumPy preprocessing; a bundle without the float16 network is then measured against
+    the ground truth only. Every other backend, whose preprocessing is code, is compared with ONNX Runtime on the CPU.
+    The two ways share little code, so agreement is evidence for both.
 
     Raises:
         FrameError: a frame cannot be read or breaks the contract.
-        ParityError: the two ways differ by more than the export allowed its float16 network.
+        ParityError: the two ways differ by more than the export allowed what serves, or its float16 network.
         MachineError: the other way needs onnxruntime, and it is not installed.
         BackendError: one of the two ways failed.
     """
-    way, other = _other_way(segment)
+    way, other, limited_by = _other_way(segment)
     agreement: list[float] = []
     truths: list[tuple[bool, bool, float]] = []  # truth has cells, mask has cells, Dice
     try:
@@ -75,7 +75,7 @@ def check_frames(
     finally:
         if other is not None:
             other.close()
-    _hold_to_limits(segment, agreement, str(way))
+    _hold_to_limits(segment, agreement, str(way), limited_by)
     return FrameCheck(
         frames=len(files),
         against=way,
@@ -87,13 +87,16 @@ def check_frames(
     )
 
 
-def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None]:
-    """Another way from frame to mask than the one that serves, and what to call it; None where there is none."""
-    if segment.artefact != MODEL:
-        return f"{MODEL} on the CPU", OnnxRuntimeCpu(segment.bundle)
+def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None, str]:
+    """Another way from frame to mask than the one that serves: what to call it, itself, and whose limits both keep.
+
+    Whatever serves, the other way has another preprocessing and another engine or precision; None where there is none.
+    """
+    if segment.backend != "onnxruntime":
+        return f"{MODEL} in ONNX Runtime on the CPU", OnnxRuntimeCpu(segment.bundle), segment.artefact
     if NETWORK_FP16 in segment.manifest.files:
-        return f"{NETWORK_FP16} behind the CPU preprocessing", NetworkOnCpu(segment.bundle)
-    return None, None
+        return f"{NETWORK_FP16} behind the CPU preprocessing", NetworkOnCpu(segment.bundle), NETWORK_FP16
+    return None, None, MODEL
 
 
 def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, way: str) -> NDArray[np.bool_]:
@@ -101,10 +104,10 @@ def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, way: str) 
     return np.asarray(inference.probability[0] >= threshold)
 
 
-def _hold_to_limits(segment: Segmenter, agreement: list[float], way: str) -> None:
+def _hold_to_limits(segment: Segmenter, agreement: list[float], way: str, limited_by: str) -> None:
     if not agreement:
         return
-    limits = segment.manifest.limits_of(NETWORK_FP16)
+    limits = segment.manifest.limits_of(limited_by)
     worst, mean = min(agreement), float(np.mean(agreement))
     if worst < limits.worst_dice or mean < limits.mean_dice:
         raise ParityError(

@@ -40,6 +40,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """What the runtime finds out about this machine in the tests is not kept in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BREASTSEG_CACHE", str(tmp_path_factory.mktemp("found-out")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the demo checkpoint for 128 x 128 frames, made once; tests that alter it take `bundle_copy`."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.extras import require
+from breastseg_deploy.backends.openvino_cpu import load_openvino
 from peers import Segment, Setting
 from peers.logits import mask_of
 from peers.opencv_front import opencv_tensor
@@ -27,7 +27,7 @@ def segment_by_openvino(setting: Setting, options: Mapping[str, Any], network: P
     Raises:
         MachineError: openvino is not installed, or there is no plain export.
     """
-    core = require("openvino", "peers").Core()
+    core = load_openvino().Core()
     plain = read_plain_export(setting.shared)
     compiled = core.compile_model(network or plain.onnx, "CPU", {"PERFORMANCE_HINT": "LATENCY", **options})
     request = compiled.create_infer_request()

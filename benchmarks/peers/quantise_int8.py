@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from breastseg_deploy.backends.openvino_cpu import load_openvino
 from breastseg_deploy.extras import require
 from peers.opencv_front import opencv_tensor
 from peers.plain_export import read_plain_export
@@ -21,7 +22,8 @@ def quantise(shared: Path, frames: Path, output: Path) -> None:
     Raises:
         MachineError: nncf or openvino is not installed.
     """
-    nncf, openvino = require("nncf", "peers"), require("openvino", "peers")
+    openvino = load_openvino()  # first: NNCF would import it with its telemetry
+    nncf = require("nncf", "peers")
     plain = read_plain_export(shared)
     tensors = [opencv_tensor(frame[np.newaxis], plain.gabor) for frame in np.load(frames)]
     model = openvino.Core().read_model(plain.onnx)

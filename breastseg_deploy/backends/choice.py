@@ -1,7 +1,8 @@
 """Which backend serves: the preferred one that works here, and the reasons, in words, why others do not.
 
 Opening a bundle never changes the code path without a word. `choose` says why every preferred backend was passed over;
-with `strict`, it does not pass over what ought to work.
+with `strict`, it does not pass over what ought to work. Backends on a GPU come in the order of preference; among those
+on the CPU the faster one serves, see `backends.contest`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from breastseg_deploy.backends import Backend
+from breastseg_deploy.backends.contest import Contest
 from breastseg_deploy.backends.gpu_loading import (
     check_onnxruntime_cuda,
     check_tensorrt,
@@ -19,6 +21,7 @@ from breastseg_deploy.backends.gpu_loading import (
 )
 from breastseg_deploy.backends.nvidia import Gpu, NoGpu, look_for_gpu
 from breastseg_deploy.backends.onnxruntime_cpu import OnnxRuntimeCpu, check_onnxruntime
+from breastseg_deploy.backends.openvino_cpu import check_openvino, open_openvino
 from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError, ParityError
 
@@ -81,9 +84,10 @@ LOADERS: Mapping[str, Loader] = {
     "onnxruntime-cuda": Loader(
         check=check_onnxruntime_cuda, open=open_onnxruntime_cuda, on_gpu=True, artefact=NETWORK_FP16, extras="gpu"
     ),
+    "openvino": Loader(check=check_openvino, open=open_openvino, on_gpu=False, artefact=MODEL, extras="openvino"),
     "onnxruntime": Loader(check=check_onnxruntime, open=OnnxRuntimeCpu, on_gpu=False, artefact=MODEL, extras="cpu"),
 }
-"""Backends by name, the preferred one first; those on a GPU before those on the CPU."""
+"""Backends by name: those on a GPU, the preferred one first; then those on the CPU."""
 
 
 def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False) -> Choice:
@@ -93,6 +97,9 @@ def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False) -> Choice:
     is passed over, and one that is there and fails (no engine can be built, a golden misses its limit, no memory)
     as well. `strict` allows the first and refuses the second; and it refuses the CPU where a GPU ought to serve:
     where an NVIDIA driver is installed, or the bundle holds engines.
+
+    Where "auto" comes to the CPU and finds several backends for it, the first opening of a bundle loads them all and
+    times them on a golden, which takes seconds and the memory of all; the choice is kept for the next opening.
 
     Raises:
         BackendError: no backend of that name; it failed; none is left; or `strict` refuses.
@@ -110,41 +117,108 @@ def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False) -> Choice:
 
 
 def _preferred(bundle: Bundle, strict: bool) -> Choice:
-    passed_over: dict[str, str] = {}
-    failed = False
+    search = _Search(bundle, strict)
     gpu = look_for_gpu()
-    for name, loader in LOADERS.items():
-        if strict and not loader.on_gpu:
-            _refuse_the_cpu(bundle, gpu, passed_over)
+    for name in [name for name, loader in LOADERS.items() if loader.on_gpu]:
+        backend = search.opened(name)
+        if backend is not None:
+            return Choice(name, search.reason(name), backend, LOADERS[name].artefact, search.failed)
+    if strict:
+        _refuse_the_cpu(bundle, gpu, search.passed_over)
+    name, why, backend = _fastest_on_cpu(search)
+    return Choice(name, why, backend, LOADERS[name].artefact, search.failed or isinstance(gpu, Gpu))
+
+
+class _Search:
+    """A search for a backend, and what came of those that were tried.
+
+    Attributes:
+        passed_over: backends that cannot serve, with the reason in words.
+        failed: whether one of them is there and ought to have worked.
+    """
+
+    def __init__(self, bundle: Bundle, strict: bool) -> None:
+        self.bundle = bundle
+        self.passed_over: dict[str, str] = {}
+        self.failed = False
+        self._strict = strict
+
+    def opened(self, name: str) -> Backend | None:
+        """The backend, loaded; None where it cannot serve."""
         try:
-            lacking = _lacking(bundle, loader)
-            if lacking is None:
-                backend = loader.open(bundle)
-                unused = not loader.on_gpu and isinstance(gpu, Gpu)
-                return Choice(name, _reason(name, passed_over), backend, loader.artefact, failed or unused)
-            passed_over[name] = lacking
-        except BundleError:
-            raise
+            return LOADERS[name].open(self.bundle) if self.ready(name) is not None else None
         except BreastsegError as err:
-            if strict:
-                kind = ParityError if isinstance(err, ParityError) else BackendError
-                raise kind(
-                    f"{name} failed, and with strict=True no other backend may serve in its place: {err}"
-                ) from err
-            failed = True
-            passed_over[name] = f"failed: {err}"
-    raise (BackendError if failed else MachineError)(f"no backend can serve here: {_in_words(passed_over)}")
+            self.lost(name, err)
+            return None
+
+    def ready(self, name: str) -> str | None:
+        """What would serve, in words; None where this machine or the bundle lacks something for it."""
+        loader, files = LOADERS[name], self.bundle.manifest.files
+        if loader.artefact not in files:
+            precision = self.bundle.manifest.precision
+            self.passed_over[name] = (
+                f"the bundle holds no {loader.artefact} (it was exported with --precision {precision})"
+            )
+            return None
+        try:
+            return loader.check()
+        except MachineError as err:
+            self.passed_over[name] = str(err)
+        except BreastsegError as err:
+            self.lost(name, err)
+        return None
+
+    def lost(self, name: str, err: BreastsegError) -> None:
+        """Pass over a backend that is there and fails.
+
+        Raises:
+            BundleError: the bundle is damaged, which no other backend would mend.
+            ParityError, BackendError: with `strict`.
+        """
+        if isinstance(err, BundleError):
+            raise err
+        if self._strict:
+            kind = ParityError if isinstance(err, ParityError) else BackendError
+            raise kind(f"{name} failed, and with strict=True no other backend may serve in its place: {err}") from err
+        self.failed = True
+        self.passed_over[name] = f"failed: {err}"
+
+    def reason(self, name: str, why: str = "") -> str:
+        """Why a backend serves, and why others do not."""
+        if not self.passed_over:
+            return f"{name}: {why or 'preferred, and works here'}"
+        return f"{name}: {why or 'the first that works here'}; passed over: {_in_words(self.passed_over)}"
 
 
-def _lacking(bundle: Bundle, loader: Loader) -> str | None:
-    """What the backend would need and has not; None where all is there."""
-    if loader.artefact not in bundle.manifest.files:
-        return f"the bundle holds no {loader.artefact} (it was exported with --precision {bundle.manifest.precision})"
+def _fastest_on_cpu(search: _Search) -> tuple[str, str, Backend]:
+    """The CPU backend that serves: its name, the reason, and itself; the faster one where there are several.
+
+    Raises:
+        BackendError, MachineError: none is left.
+    """
+    words = {name: search.ready(name) for name, loader in LOADERS.items() if not loader.on_gpu}
+    engines = {name: engine for name, engine in words.items() if engine is not None}
+    contest = Contest(search.bundle, engines)
+    measured = contest.known() if len(engines) > 1 else None
+    opened: dict[str, Backend] = {}
     try:
-        loader.check()
-    except MachineError as err:
-        return str(err)
-    return None
+        if measured is None:
+            for name in engines:
+                backend = search.opened(name)
+                if backend is not None:
+                    opened[name] = backend
+            measured = contest.hold(opened, search.lost) if len(opened) > 1 else None
+        ranking = list(opened) if measured is None else measured.ranking()
+        for name in ranking:
+            backend = opened.pop(name, None) or search.opened(name)
+            if backend is not None:
+                faster = measured is not None and len(ranking) > 1 and name == ranking[0]
+                return name, search.reason(name, measured.words(name) if measured and faster else ""), backend
+    finally:
+        for loser in opened.values():
+            loser.close()
+    kind = BackendError if search.failed else MachineError
+    raise kind(f"no backend can serve here: {_in_words(search.passed_over)}")
 
 
 def _refuse_the_cpu(bundle: Bundle, gpu: Gpu | NoGpu, passed_over: Mapping[str, str]) -> None:
@@ -161,12 +235,6 @@ def _refuse_the_cpu(bundle: Bundle, gpu: Gpu | NoGpu, passed_over: Mapping[str, 
         f"{why}, so with strict=True the CPU may not serve in its place, and no GPU backend can: "
         f"{_in_words(passed_over)}; mend that, open without strict, or ask for a backend by name"
     )
-
-
-def _reason(name: str, passed_over: Mapping[str, str]) -> str:
-    if not passed_over:
-        return f"{name}: preferred, and works here"
-    return f"{name}: the first that works here; passed over: {_in_words(passed_over)}"
 
 
 def _in_words(passed_over: Mapping[str, str]) -> str:

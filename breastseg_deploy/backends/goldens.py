@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.bundle import Golden
+from breastseg_deploy.bundle import Bundle, Golden
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.metrics import dice, flipped_ppm
 
@@ -59,6 +60,18 @@ def hold_goldens(
                 )
             results[golden.name] = min(result, results.get(golden.name, result), key=lambda one: one.dice)
     return tuple(results.values())
+
+
+def yardstick(bundle: Bundle, artefact: str) -> str:
+    """What a bundle's goldens demand of a file of it, as a short hash: a verdict by other goldens or limits is none.
+
+    Raises:
+        BundleError: the manifest holds no limits for that file.
+    """
+    manifest = bundle.manifest
+    parts = [manifest.files[name].sha256 for name in manifest.goldens]
+    parts += [str(manifest.limits_of(artefact).worst_dice), str(manifest.threshold), manifest.gabor.sha256]
+    return f"goldens {hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}"
 
 
 def _compare(golden: Golden, mask: NDArray[np.uint8], probability: NDArray[np.float32]) -> GoldenResult:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from breastseg_deploy.backends.goldens import yardstick
 from breastseg_deploy.backends.gpu_failure import one_line
 from breastseg_deploy.backends.gpu_network import GpuNetwork
 from breastseg_deploy.backends.gpu_pipeline import MAX_BATCH, GpuPipeline
@@ -73,7 +73,7 @@ def open_tensorrt(bundle: Bundle, name: FlavourName) -> GpuPipeline:
         def network(stream: Any) -> GpuNetwork:
             return TensorRtNetwork(flavour, engine.plan, bundle.manifest.frame.size_px, stream)
 
-        return GpuPipeline(bundle, network, EngineVerdicts(engine, f"{gpu}; {_yardstick(bundle)}"))
+        return GpuPipeline(bundle, network, EngineVerdicts(engine, f"{gpu}; {yardstick(bundle, NETWORK_FP16)}"))
 
 
 def check_onnxruntime_cuda() -> str:
@@ -133,14 +133,6 @@ class EngineVerdicts:
 
     def _words(self, batch: int) -> str:
         return f"{self._circumstances}; batches of {batch}"
-
-
-def _yardstick(bundle: Bundle) -> str:
-    """What a bundle's goldens demand, as a short hash: a verdict by other goldens or limits is none."""
-    manifest = bundle.manifest
-    parts = [manifest.files[name].sha256 for name in manifest.goldens]
-    parts += [str(manifest.limits_of(NETWORK_FP16).worst_dice), str(manifest.threshold), manifest.gabor.sha256]
-    return f"goldens {hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}"
 
 
 @contextmanager

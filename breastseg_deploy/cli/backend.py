@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_BACKEND_HELP = "one that `breastseg doctor` lists; default: %(default)s, the first that works here"
 _STRICT_HELP = "refuse to serve by a lesser backend where a better one fails, or by the CPU where a GPU ought to"
 
 

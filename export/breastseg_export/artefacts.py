@@ -82,10 +82,11 @@ def probability(logits: NDArray[np.float32]) -> Probability:
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
-def session(graph: onnx.ModelProto) -> Any:
-    """A graph in ONNX Runtime on the CPU."""
+def session(graph: onnx.ModelProto, *, keeps_memory: bool = True) -> Any:
+    """A graph in ONNX Runtime on the CPU; without `keeps_memory`, what a run needed goes back after it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = keeps_memory
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

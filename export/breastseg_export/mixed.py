@@ -43,5 +43,5 @@ class MixedNetwork:
             model = self._parts[name]
             if not float32:
                 model = explicitly_rounded(half_network(model, self._necessary))
-            self._sessions[key] = session(model)
+            self._sessions[key] = session(model, keeps_memory=False)
         return self._sessions[key]

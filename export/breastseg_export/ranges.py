@@ -14,7 +14,7 @@ from breastseg_deploy.errors import ParityError
 from breastseg_export.artefacts import session
 from breastseg_export.graph import LOGITS, TENSOR
 from breastseg_export.half import FLOAT, value_types
-from breastseg_export.layers import described_values, layer_of, plane_size
+from breastseg_export.layers import described_values, groups, layer_of, part, plane_size
 
 FLOAT16_MAX = 65504.0
 MARGIN = 8.0
@@ -55,8 +55,9 @@ class Watch:
 
     def __init__(self, network: ModelProto) -> None:
         self._network = network
-        self._largest, self._sums, watched = _watched(network)
-        self._session = session(watched)
+        described = described_values(network)
+        # Group by group: the values of a whole B7, kept until somebody looks at them, would take 11 GB.
+        self._parts = [_WatchedPart(part(network, group.nodes, described)) for group in groups(network)]
         self.ranges = Ranges()
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -65,19 +66,15 @@ class Watch:
         Raises:
             ParityError: a layer left the range of float32.
         """
-        names = [LOGITS, *self._largest, *self._sums]
-        logits, *reached = self._session.run(names, {TENSOR: tensor})
-        figures = [float(value) for value in reached]
-        for name, figure in zip(self._largest.values(), figures, strict=False):
-            if not math.isfinite(figure):
-                raise ParityError(
-                    f"the layer {self._layer(name)} leaves the range of float32 already; no bundle was written: "
-                    "export a checkpoint of a training that converged"
-                )
-            self.ranges.largest[name] = max(figure, self.ranges.largest.get(name, 0.0))
-        for name, figure in zip(self._sums.values(), figures[len(self._largest) :], strict=True):
-            self.ranges.plane_sums[name] = max(figure, self.ranges.plane_sums.get(name, 0.0))
-        return np.asarray(logits[0, 0])
+        values: dict[str, NDArray[np.float32]] = {TENSOR: tensor}
+        for piece in self._parts:
+            for name, figure in piece.run(values, self.ranges).items():
+                if not math.isfinite(figure):
+                    raise ParityError(
+                        f"the layer {self._layer(name)} leaves the range of float32 already; no bundle was written: "
+                        "export a checkpoint of a training that converged"
+                    )
+        return np.asarray(values[LOGITS][0, 0])
 
     def by_layer(self) -> dict[str, float]:
         """The largest magnitude of each layer, the furthest first."""
@@ -89,6 +86,28 @@ class Watch:
 
     def _layer(self, value: str) -> str:
         return next((layer_of(node) for node in self._network.graph.node if value in node.output), value)
+
+
+class _WatchedPart:
+    """One group of layers with one more output per value looked at."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._read = [value.name for value in model.graph.input]
+        self._made = [value.name for value in model.graph.output]
+        self._largest, self._sums, watched = _watched(model)
+        self._session = session(watched, keeps_memory=False)
+
+    def run(self, values: dict[str, NDArray[np.float32]], ranges: Ranges) -> dict[str, float]:
+        """Add what the group makes to `values`, what it reached to `ranges`; the largest magnitudes of this run."""
+        names = [*self._made, *self._largest, *self._sums]
+        answers = dict(zip(names, self._session.run(names, {name: values[name] for name in self._read}), strict=True))
+        values |= {name: answers[name] for name in self._made}
+        largest = {value: float(answers[name]) for name, value in self._largest.items()}
+        sums = {pool: float(answers[name]) for name, pool in self._sums.items()}
+        for reached, kept in ((largest, ranges.largest), (sums, ranges.plane_sums)):
+            for name, figure in reached.items():
+                kept[name] = max(figure, kept.get(name, 0.0))
+        return largest
 
 
 def necessary_islands(network: ModelProto, ranges: Ranges) -> dict[str, str]:

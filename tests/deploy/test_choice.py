@@ -21,6 +21,7 @@ GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
 NO_DRIVER = NoGpu("no NVIDIA driver on this machine", expected=False)
 BROKEN_DRIVER = NoGpu("the NVIDIA driver shows no usable GPU", expected=True)
 NOT_INSTALLED = MachineError("tensorrt is needed here and not installed: pip install it")
+NO_OPENVINO = MachineError("openvino is needed here and not installed: pip install it")
 
 
 class Serving:
@@ -37,10 +38,14 @@ Machine = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Let each backend serve, lack something (MachineError) or fail (any other error of the project)."""
+    """Let each backend serve, lack something (MachineError) or fail (any other error of the project).
+
+    OpenVINO is not installed unless the test says otherwise, so that there is one backend for the CPU.
+    """
 
     def pretend(gpu: Gpu | NoGpu, **outcomes: BreastsegError | None) -> None:
         monkeypatch.setattr(choice, "look_for_gpu", lambda: gpu)
+        outcomes = {"openvino": NO_OPENVINO, **outcomes}
         loaders = {}
         for name, loader in LOADERS.items():
             outcome = outcomes.get(name.replace("-", "_"))
@@ -83,9 +88,9 @@ def without_float16(bundle: Bundle) -> Bundle:
 
 
 def test_preference_is_tensorrt_then_rtx_then_onnxruntime_on_cuda_then_cpu() -> None:
-    assert list(LOADERS) == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]
-    assert [loader.on_gpu for loader in LOADERS.values()] == [True, True, True, False]
-    assert [loader.artefact for loader in LOADERS.values()] == [NETWORK_FP16] * 3 + [MODEL]
+    assert list(LOADERS) == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
+    assert [loader.on_gpu for loader in LOADERS.values()] == [True, True, True, False, False]
+    assert [loader.artefact for loader in LOADERS.values()] == [NETWORK_FP16] * 3 + [MODEL] * 2
 
 
 def test_auto_takes_the_first_and_says_that_it_is_preferred(machine: Machine, bundle: Bundle) -> None:
@@ -112,7 +117,8 @@ def test_backends_with_the_same_reason_are_named_together(machine: Machine, bund
     found = choose(bundle)
     assert found.reason == (
         "onnxruntime: the first that works here; passed over: "
-        "tensorrt, tensorrt-rtx, onnxruntime-cuda (no NVIDIA driver on this machine)"
+        "tensorrt, tensorrt-rtx, onnxruntime-cuda (no NVIDIA driver on this machine); "
+        "openvino (openvino is needed here and not installed: pip install it)"
     )
     assert (found.artefact, found.fell_back) == (MODEL, False)
 
@@ -198,7 +204,9 @@ def test_a_damaged_bundle_is_never_passed_over(machine: Machine, bundle: Bundle)
 def test_nothing_left_is_an_error_with_every_reason(
     machine: Machine, bundle: Bundle, error: BreastsegError, kind: type[BreastsegError]
 ) -> None:
-    machine(NO_DRIVER, tensorrt=error, tensorrt_rtx=error, onnxruntime_cuda=error, onnxruntime=error)
+    machine(
+        NO_DRIVER, **dict.fromkeys(["tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "openvino", "onnxruntime"], error)
+    )
     with pytest.raises(kind, match=r"no backend can serve here: tensorrt, tensorrt-rtx, .*, onnxruntime \(") as failure:
         choose(bundle)
     assert str(error) in str(failure.value)
@@ -227,7 +235,7 @@ def test_unknown_backend_is_refused_with_those_that_exist(bundle: Bundle) -> Non
 
 
 def test_a_new_backend_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
-    other = Loader(check=lambda: "here", open=lambda _: Serving(), on_gpu=False, artefact=MODEL, extras="cpu")
+    other = Loader(check=lambda: "here", open=lambda _: Serving(), on_gpu=True, artefact=MODEL, extras="gpu")
     monkeypatch.setattr(choice, "LOADERS", {"other": other, **LOADERS})
     assert choose(bundle, AUTO).name == "other"
 

@@ -13,6 +13,7 @@ import pytest
 from breastseg_deploy import BackendError, MachineError, machine
 from breastseg_deploy.backends.choice import LOADERS
 from breastseg_deploy.backends.nvidia import Gpu, NoGpu
+from breastseg_deploy.backends.processor import this_processor
 from breastseg_deploy.machine import Capability, capabilities
 
 GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82.07", "13.0")
@@ -139,3 +140,17 @@ def test_a_backend_whose_library_is_broken_is_not_usable(pretend: Pretend, error
 def test_a_usable_gpu_backend_says_what_would_serve(pretend: Pretend) -> None:
     found = pretend(GPU, {}, tensorrt_rtx=lambda: "TensorRT-RTX 1.7.1.116 on NVIDIA Test")["backend tensorrt-rtx"]
     assert (found.usable, found.detail) == (True, "TensorRT-RTX 1.7.1.116 on NVIDIA Test")
+
+
+def test_openvino_is_named_with_its_version_or_the_command_that_brings_it(pretend: Pretend) -> None:
+    assert pretend(NO_GPU, {"openvino": "2026.4.1"})["openvino"].detail == "openvino 2026.4.1"
+    lacks = refuses(MachineError("openvino is needed here and not installed"))
+    found = pretend(NO_GPU, {}, openvino=lacks)
+    for name in ("openvino", "backend openvino"):
+        assert (found[name].usable, found[name].remedy) == (False, "pip install 'breastseg-deploy[openvino]'")
+
+
+def test_processor_is_named_with_the_cores_that_this_process_may_use() -> None:
+    (found,) = [found for found in capabilities() if found.name == "processor"]
+    assert found.detail.endswith(f"{this_processor().cores} cores for this process")
+    assert found.detail.startswith(this_processor().name)

@@ -83,7 +83,7 @@ def test_threads_get_the_serial_answers(segment: Segmenter) -> None:
 def test_goldens_come_out_right_and_frames_agree_with_the_cpu(segment: Segmenter, tmp_path: Path) -> None:
     assert len(segment.self_test()) == len(segment.manifest.goldens)
     (tmp_path / "frame.png").write_bytes(png_bytes(GREY[0]))
-    assert check_frames(segment, find_frames([tmp_path])).against == "model.onnx on the CPU"
+    assert check_frames(segment, find_frames([tmp_path])).against == "model.onnx in ONNX Runtime on the CPU"
 
 
 def test_timings_are_the_devices_own_and_lie_within_the_call(segment: Segmenter) -> None:

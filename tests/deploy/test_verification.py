@@ -126,7 +126,7 @@ def test_a_gpu_backend_is_compared_with_the_portable_model_on_the_cpu(
     files = find_frames([write_data_set(tmp_path / "data", 2)])
     with on_a_gpu(Bundle.open(bundle_copy), float16) as segment:
         check = check_frames(segment, files)
-    assert check.against == "model.onnx on the CPU"
+    assert check.against == "model.onnx in ONNX Runtime on the CPU"
     assert check.agreement_worst_dice is not None
     assert check.agreement_worst_dice > 0.9
     assert len(float16.runs) >= 2
@@ -139,6 +139,9 @@ def test_a_gpu_backend_that_differs_from_the_portable_model_fails(
     float16.spoil = lambda logits: logits.fill(-9)
     with (
         on_a_gpu(bundle, float16) as segment,
-        pytest.raises(ParityError, match=r"tensorrt and model.onnx on the CPU disagree on these frames: worst Dice 0"),
+        pytest.raises(
+            ParityError,
+            match=r"in ONNX Runtime on the CPU disagree on these frames: worst Dice 0",
+        ),
     ):
         check_frames(segment, files)

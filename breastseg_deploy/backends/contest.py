@@ -1,0 +1,147 @@
+"""Which of several CPU backends serves: the faster one on this machine, measured once and remembered.
+
+No order of preference holds for CPUs: which engine is faster hangs on the processor, its cores, the network and the
+engines' versions. So they run a golden frame in turn (A B A B: what else the machine does slows both), and the choice
+is kept until one of these changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.backends import Backend
+from breastseg_deploy.backends.findings import Findings
+from breastseg_deploy.backends.processor import this_processor
+from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.errors import BreastsegError, MachineError, OutputError
+from breastseg_deploy.version import __version__
+
+ROUNDS = 5
+"""Timed calls of each, after one that warms up."""
+BUDGET_S = 8.0
+"""No round but the first begins later than this after the start."""
+
+Lost = Callable[[str, BreastsegError], object]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How fast the backends were.
+
+    Attributes:
+        seconds: the fastest call of each on one frame, by name.
+        date: of the measurement, e.g. "2026-11-23".
+        trouble: why this is not kept for the next opening; empty where it is.
+    """
+
+    seconds: Mapping[str, float]
+    date: str
+    trouble: str = ""
+
+    def ranking(self) -> list[str]:
+        """Names, the fastest first."""
+        return sorted(self.seconds, key=lambda name: self.seconds[name])
+
+    def words(self, name: str) -> str:
+        """The figures, from one backend's point of view."""
+        others = ", ".join(f"{_seconds(self.seconds[other])} by {other}" for other in self.ranking() if other != name)
+        kept = f" (not kept for the next opening: {self.trouble})" if self.trouble else ""
+        when = f"measured on this machine on {self.date}"
+        return f"{_seconds(self.seconds[name])} a frame against {others}, {when}{kept}"
+
+
+class Contest:
+    """The contest of some backends over one bundle on this machine.
+
+    Args:
+        bundle: opened; its first golden is the frame.
+        engines: what would serve, with its version, by the backend's name.
+    """
+
+    def __init__(self, bundle: Bundle, engines: Mapping[str, str]) -> None:
+        self._bundle = bundle
+        self._names = set(engines)
+        self._trouble = ""
+        hangs_on = {
+            "model": bundle.manifest.files[MODEL].sha256,
+            "processor": str(this_processor()),
+            "numpy": np.__version__,
+            "toolkit": __version__,
+        }
+        self._findings = Findings("cpu-choice", {**hangs_on, **engines})
+
+    def known(self) -> Measured | None:
+        """What an earlier opening measured; None where nothing is known."""
+        try:
+            return _measured(self._findings.recall(), self._names)
+        except (MachineError, OutputError) as err:
+            self._trouble = str(err)
+            return None
+
+    def hold(self, backends: Mapping[str, Backend], lost: Lost) -> Measured:
+        """Time the backends in turn and remember the figures.
+
+        Args:
+            backends: loaded, by name.
+            lost: told of one that fails; it has no figure then.
+
+        Raises:
+            BundleError: a golden is damaged.
+        """
+        rgb = self._bundle.goldens()[0].frame[np.newaxis]
+        measured = Measured(_time_in_turn(backends, rgb, lost), _today(), self._trouble)
+        if self._trouble or measured.seconds.keys() != self._names:  # who failed may serve tomorrow
+            return measured
+        try:
+            self._findings.keep({"seconds": measured.seconds, "date": measured.date})
+        except (MachineError, OutputError) as err:
+            return Measured(measured.seconds, measured.date, str(err))
+        return measured
+
+
+def _time_in_turn(backends: Mapping[str, Backend], rgb: NDArray[np.uint8], lost: Lost) -> dict[str, float]:
+    """The fastest of a few calls of each, in seconds: what disturbs a call only ever makes it slower."""
+    racing, best = dict(backends), dict.fromkeys(backends, math.inf)
+    started = perf_counter()
+    for number in range(1 + ROUNDS):
+        if number > 1 and perf_counter() - started > BUDGET_S:
+            break
+        for name in list(racing):
+            before = perf_counter()
+            try:
+                racing[name].infer(rgb).checked(rgb.shape[:3], name)
+            except BreastsegError as err:
+                del racing[name], best[name]
+                lost(name, err)
+                continue
+            if number > 0:
+                best[name] = min(best[name], perf_counter() - before)
+    return best
+
+
+def _measured(found: Mapping[str, Any] | None, names: set[str]) -> Measured | None:
+    """What was kept, if it is a measurement of exactly these backends."""
+    if found is None:
+        return None
+    seconds, date = found.get("seconds"), found.get("date")
+    if not isinstance(seconds, dict) or not isinstance(date, str) or seconds.keys() != names:
+        return None
+    if not all(isinstance(figure, float) and 0 < figure < math.inf for figure in seconds.values()):
+        return None
+    return Measured(seconds, date)
+
+
+def _seconds(figure: float) -> str:
+    return f"{figure:.2f} s" if figure >= 0.1 else f"{figure:.2g} s"
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

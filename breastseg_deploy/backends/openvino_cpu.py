@@ -1,0 +1,232 @@
+"""OpenVINO on the CPU: the portable model's network in float32, behind the runtime's own FFT preprocessing.
+
+The figures in a manifest were measured with ONNX Runtime on the whole of `model.onnx`. This is another engine behind
+other preprocessing code, so on each machine the bundle's goldens decide first whether it may serve.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.backends import Inference
+from breastseg_deploy.backends.findings import Findings
+from breastseg_deploy.backends.goldens import hold_goldens, yardstick
+from breastseg_deploy.backends.processor import this_processor
+from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.errors import BackendError, BreastsegError, MachineError, OutputError
+from breastseg_deploy.extras import require
+from breastseg_deploy.preprocess import network_input
+from breastseg_deploy.version import __version__
+
+TENSOR = "tensor"
+"""Where the network begins inside `model.onnx`: the name of its (N, 4, H, W) input, kept by the export."""
+SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+"""One frame at a time by all cores; float32, since OpenVINO by itself takes bfloat16 where the processor has it; and no
+thread tied to a core, where it would wait for whatever else the scanner's computer does on that core.
+
+CPU_DENORMALS_OPTIMIZATION stays off: it changes how the caller's own thread rounds from then on."""
+
+_TELEMETRY = "openvino_telemetry"
+_LOG = logging.getLogger("breastseg_deploy")
+
+
+def load_openvino() -> Any:
+    """Import OpenVINO without its telemetry: a scanner's computer calls nobody.
+
+    `import openvino` imports its conversion tools, and these report the import to Google Analytics and leave a client
+    number in ~/intel, unless somebody opted out before. Where openvino_telemetry is not to be had, OpenVINO takes a
+    stand-in of its own that does nothing; so it is hidden while OpenVINO is imported. The native libraries open no
+    connections. A program that imported OpenVINO itself before has called already.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: it is installed and cannot be loaded.
+    """
+    with _border("cannot be loaded", "install it again"), _hidden(_TELEMETRY):
+        return require("openvino", "openvino")
+
+
+def check_openvino() -> str:
+    """What would serve, in words.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: it is installed and cannot be loaded.
+    """
+    return f"{_title(load_openvino())} on the CPU"
+
+
+def open_openvino(bundle: Bundle) -> OpenVinoCpu:
+    """The network, once the bundle's goldens have come out right through it on this machine.
+
+    That is found out once for each version of OpenVINO, NumPy and this toolkit, processor, model and set of goldens,
+    and kept in the private cache folder; where that cannot be used, the goldens run at every opening.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: the network cannot be loaded or run.
+        ParityError: a golden misses the limit of `model.onnx`.
+        BundleError: a file of the bundle was altered, a golden is damaged, or the manifest holds no limit.
+    """
+    backend = OpenVinoCpu(bundle)
+    try:
+        _prove(backend, bundle)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+class OpenVinoCpu:
+    """`model.onnx` from its tensor on, compiled for one frame; batches are run frame by frame.
+
+    One frame fills the cores already. One compiled shape is what the goldens prove, and memory does not grow with the
+    batch. Threads preprocess side by side and take turns at the network. Nothing is stored: OpenVINO's model cache is
+    off, since compiling takes seconds and a cached model would be one more file to trust.
+
+    Attributes:
+        title: name and version of the engine.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: the model cannot be loaded.
+        BundleError: it was altered.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        ov = load_openvino()
+        self.title = _title(ov)
+        self._size_px = bundle.manifest.frame.size_px
+        self._gabor = bundle.manifest.gabor.parameters()
+        self._threads = this_processor().cores
+        self._turn = threading.Lock()
+        with _border(f"cannot load {bundle.path / MODEL}", "try another version of it, or export the bundle again"):
+            core = ov.Core()
+            compiled = core.compile_model(_network(ov, core, bundle), "CPU", SETTINGS)
+            precision = compiled.get_property("INFERENCE_PRECISION_HINT")
+            if precision != ov.Type.f32:
+                raise BackendError(f"{self.title} must compute in float32, it took {precision}; use onnxruntime")
+            self._request = compiled.create_infer_request()
+
+    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+        """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
+        probability = np.empty((len(rgb), *self._size_px), np.float32)
+        seconds = {"preprocess": 0.0, "network": 0.0}  # the latter with waiting for other threads
+        for number in range(len(rgb)):
+            started = time.perf_counter()
+            tensor = network_input(rgb[number : number + 1], self._gabor, self._threads)
+            preprocessed = time.perf_counter()
+            self._run(tensor, probability[number])
+            seconds["preprocess"] += preprocessed - started
+            seconds["network"] += time.perf_counter() - preprocessed
+        return Inference(probability, seconds)
+
+    def close(self) -> None:
+        """Drop the network."""
+        vars(self).pop("_request", None)  # closed twice is closed
+
+    def _run(self, tensor: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+        """The network on one tensor (1, 4, H, W), into `probability` (H, W)."""
+        with self._turn, _border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+            answer = self._request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0]
+            probability[:] = answer[0, 0]  # copied before the next frame overwrites it
+
+
+def _network(ov: Any, core: Any, bundle: Bundle) -> Any:
+    """`model.onnx` cut at its tensor, for one frame.
+
+    Raises:
+        BackendError: it holds no such tensor, or answers with another shape.
+    """
+    model = core.read_model(bundle.read(MODEL))
+    outputs = (output for node in model.get_ordered_ops() for output in node.outputs())
+    cut = next((output for output in outputs if TENSOR in output.get_names()), None)
+    if cut is None:
+        raise BackendError(
+            f"{bundle.path / MODEL} must name its network's input {TENSOR!r}, and holds no such tensor; "
+            "use onnxruntime, or export the bundle again"
+        )
+    size_px = bundle.manifest.frame.size_px
+    parameter = ov.op.Parameter(ov.Type.f32, ov.Shape([1, 4, *size_px]))
+    for consumer in cut.get_target_inputs():
+        consumer.replace_source_output(parameter.output(0))
+    network = ov.Model(model.get_results(), [parameter], "network")
+    network.validate_nodes_and_infer_types()  # shapes follow the parameter's only now
+    shapes = [str(output.get_partial_shape()) for output in network.outputs]
+    if [output.get_partial_shape() for output in network.outputs] != [ov.PartialShape([1, 1, *size_px])]:
+        raise BackendError(
+            f"{bundle.path / MODEL} must answer a frame with (1, 1, H, W) = {(1, 1, *size_px)}, "
+            f"got {', '.join(shapes)}; export it again"
+        )
+    return network
+
+
+def _prove(backend: OpenVinoCpu, bundle: Bundle) -> None:
+    """Hold the backend to the goldens, unless it has passed them here before."""
+    hangs_on = {
+        "engine": f"{backend.title} {SETTINGS}",
+        "numpy": np.__version__,
+        "toolkit": __version__,
+        "processor": str(this_processor()),
+        "model": bundle.manifest.files[MODEL].sha256,
+        "yardstick": yardstick(bundle, MODEL),
+    }
+    findings = Findings("self-test-openvino", hangs_on)
+    try:
+        if findings.recall() is not None:
+            return
+    except (MachineError, OutputError) as err:
+        _LOG.warning("openvino: what is known of it here cannot be read, so the goldens run again: %s", err)
+
+    def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        probability = backend.infer(rgb).checked(rgb.shape[:3], backend.title).probability
+        return (probability >= bundle.manifest.threshold).astype(np.uint8), probability
+
+    limit = bundle.manifest.limits_of(MODEL).worst_dice
+    results = hold_goldens(bundle.goldens(), run, 1, limit, f"{backend.title} behind the FFT preprocessing")
+    figures = {
+        "worst_dice": min(result.dice for result in results),
+        "largest_probability_error": max(result.largest_probability_error for result in results),
+    }
+    _LOG.info("openvino: %d goldens passed on this machine, worst Dice %.6f", len(results), figures["worst_dice"])
+    try:
+        findings.keep(figures)
+    except (MachineError, OutputError) as err:
+        _LOG.warning("openvino: it passed the goldens, and that cannot be kept: %s", err)
+
+
+def _title(ov: Any) -> str:
+    return f"OpenVINO {ov.__version__.partition('-')[0]}"
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Make a module look as if it were not installed."""
+    before = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]  # what makes `import` raise an ImportError
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if before is not None:
+            sys.modules[module] = before
+
+
+@contextmanager
+def _border(what: str, remedy: str) -> Iterator[None]:
+    """The border to OpenVINO: its errors, RuntimeErrors of many lines, leave as BackendErrors of one."""
+    try:
+        yield
+    except BreastsegError:
+        raise
+    except Exception as err:
+        raise BackendError(f"OpenVINO {what}: {' '.join(str(err).split())}; {remedy}") from err
