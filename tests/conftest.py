@@ -40,6 +40,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on real microscopy first: they take minutes, and no process should be left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("data") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     """What the runtime finds out about this machine in the tests is not kept in the user's own cache."""

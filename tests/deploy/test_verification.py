@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,14 @@ def test_a_gpu_backend_that_differs_from_the_portable_model_fails(
         ),
     ):
         check_frames(segment, files)
+
+
+def test_openvino_is_compared_with_another_engine_and_another_preprocessing(demo_bundle: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    files = find_frames([write_data_set(tmp_path / "data", 2)])
+    with Segmenter.open(demo_bundle, "openvino") as segment:
+        check = check_frames(segment, files)
+    assert check.against == "model.onnx in ONNX Runtime on the CPU"
+    assert check.agreement_worst_dice is not None
+    assert check.agreement_worst_dice >= segment.manifest.limits_of("model.onnx").worst_dice
