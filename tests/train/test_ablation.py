@@ -64,6 +64,13 @@ def test_a_run_that_asked_for_the_random_field_is_measured_with_it(data_root: Pa
     assert (experiment_predictor(checkpoint)(frame[None])[0] == mean_field(frame, plain)).all()
 
 
+def test_a_run_interrupted_while_it_was_measured_is_measured_again(data_root: Path, tmp_path: Path) -> None:
+    (before,) = ablate(data_root, tmp_path / "table", [UNET])
+    (tmp_path / "table" / "unet" / EVALUATION).unlink()
+    (again,) = ablate(data_root, tmp_path / "table", [UNET])
+    assert again["evaluation"] == before["evaluation"]
+
+
 def test_finished_runs_stay_and_the_rest_is_added(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from discs import disc_frame, write_frame
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ContractError, OutputError
 from breastseg_train.active_learning import ROUND, train_actively, uncertainty
 from breastseg_train.architecture import NO_ENCODER
 from breastseg_train.checkpoint import Checkpoint, load_checkpoint
@@ -121,6 +121,12 @@ def test_passes_are_seeded_and_leave_the_model_in_evaluation(checkpoint: Checkpo
 def test_without_dropout_there_is_nothing_to_be_unsure_of(eight_frames: Path, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="needs dropout over 0"):
         train_actively(eight_frames, tmp_path / "run", replace(TINY, dropout=0.0))
+
+
+def test_rounds_that_were_interrupted_are_not_mixed_with_new_ones(eight_frames: Path, tmp_path: Path) -> None:
+    (tmp_path / "round-0").mkdir()
+    with pytest.raises(OutputError, match="is not empty"):
+        train_actively(eight_frames, tmp_path, TINY)
 
 
 def test_fewer_epochs_than_rounds_are_refused(eight_frames: Path, tmp_path: Path) -> None:

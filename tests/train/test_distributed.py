@@ -37,7 +37,7 @@ TINY = Configuration(
     workers=0,
 )
 SAME = 5e-5
-"""Largest difference of a weight or figure; 4e-6 was measured, because the loss is float32 in any precision."""
+"""Largest difference of a weight or figure; 4e-6 was measured; the loss is float32 in any precision."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -42,8 +42,9 @@ def ablate(
 ) -> list[dict[str, Any]]:
     """Train each configuration in a folder of its own, measure its best checkpoint, and write the table.
 
-    What is finished already stays as it is; an interrupted run goes on after its last whole epoch. The table is written
-    after each run, so that an interrupted list leaves the rows that it has.
+    What is finished already stays as it is; an interrupted run goes on after its last whole epoch (rounds of active
+    learning start again, in an emptied folder). The table is written after each run, so that an interrupted list leaves
+    the rows that it has.
 
     Args:
         data_root: see `data.read_data_set`.

@@ -23,7 +23,7 @@ from torch import nn
 
 from breastseg_deploy.errors import ContractError
 from breastseg_deploy.preprocess import network_input
-from breastseg_deploy.storage import make_folder, write_whole
+from breastseg_deploy.storage import check_output_folder, make_folder, write_whole
 from breastseg_train.checkpoint import Checkpoint, load_checkpoint
 from breastseg_train.configuration import Configuration
 from breastseg_train.data import Sample, read_data_set, read_frame, read_mask
@@ -83,6 +83,7 @@ def train_actively(
     """
     if not configuration.dropout:
         raise ContractError("active learning needs dropout over 0: without it every pass gives the same answer")
+    check_output_folder(run, force=False)  # rounds do not go on where they were interrupted
     rounds = configuration.active_learning_rounds
     epochs = _epochs_of_each_round(configuration)
     data = read_data_set(data_root, [*train_on, *validate_on], configuration.crop_px)
