@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,15 @@ from breastseg_deploy.phantom import phantom_frame
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_of_its_own(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Started as from a terminal: by a worker's variables pytest-benchmark would take it for a worker of ours."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=outside)
+
+
 def collected(*arguments: str) -> tuple[int, list[str]]:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = pytest_of_its_own("--collect-only", "-q", "-p", "no:cacheprovider", *arguments)
     return done.returncode, [line for line in done.stdout.splitlines() if "::" in line]
 
 
@@ -50,9 +57,7 @@ def test_a_bundles_path_is_not_taken_for_a_test(tmp_path: Path) -> None:
 
 
 def test_the_flag_is_no_shorthand_for_another_plugins_option() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--benchmark-onl"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = pytest_of_its_own("--benchmark-onl")
     assert done.returncode == 4
     assert "unrecognized arguments: --benchmark-onl" in done.stderr
 
