@@ -159,7 +159,8 @@ def _export_plainly(checkpoint: str, shared: Path, side_px: int, say: Callable[[
 
 
 def _export(checkpoint: str, place: Path, size: int | None, frames: Path | None, say: Callable[[str], None]) -> None:
-    from breastseg_export.exporter import ExportSettings, export_bundle
+    from breastseg_export.exporter import export_bundle
+    from breastseg_export.settings import ExportSettings
 
     precision = "fp16" if isinstance(look_for_gpu(), Gpu) else "fp32"  # what runs here needs no more
     settings = ExportSettings(checkpoint, place, precision=precision, frames=frames)

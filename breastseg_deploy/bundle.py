@@ -18,6 +18,12 @@ from breastseg_deploy.manifest import FileEntry, Manifest, parse_manifest
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 NETWORK_FP16 = "network.fp16.onnx"
+TENSOR = "tensor"
+"""Input (N, 4, H, W) of every network, and the name of that place inside `model.onnx`, where its preprocessing ends."""
+GATE_ENCODER = "gate/encoder.onnx"
+"""`TENSOR` to the empty-frame gate's score (N,) and the features that the decoder reads; names in `gate`."""
+GATE_DECODER = "gate/decoder.onnx"
+"""These features to the probability (N, 1, H, W)."""
 REPORT = "report.html"
 GOLDENS = "goldens"
 ENGINES = "engines"
@@ -64,7 +70,8 @@ class Bundle:
         for name, entry in bundle.manifest.files.items():
             _check(folder / name, file_entry(folder / name), entry)
         engines = {engine.file for engine in bundle.manifest.engines}
-        needed = {MODEL, *bundle.manifest.goldens, *engines} - bundle.manifest.files.keys()
+        gate = {GATE_ENCODER, GATE_DECODER} if bundle.manifest.gate else set()
+        needed = {MODEL, *bundle.manifest.goldens, *engines, *gate} - bundle.manifest.files.keys()
         if needed:
             raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
         bundle._check_preprocessing()

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from breastseg_deploy.errors import BundleError
 from breastseg_deploy.gabor import GaborParameters
+from breastseg_deploy.gate import Gate
 
 SCHEMA_VERSION = 1
 
@@ -189,6 +190,7 @@ class Manifest(_Part):
     parity_frames: str
     goldens: tuple[str, ...] = Field(min_length=1)
     engines: tuple[EngineEntry, ...] = ()
+    gate: Gate | None = None
     files: dict[str, FileEntry]
     built_with: dict[str, str]
     built_at: str

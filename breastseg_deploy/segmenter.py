@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends import DeviceBackend, Inference, lies_on_gpu
+from breastseg_deploy.backends import DeviceBackend, GatedBackend, lies_on_gpu
 from breastseg_deploy.backends.choice import AUTO, Choice, choose
+from breastseg_deploy.backends.gated import hold_gated
 from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import is_single_frame, rgb_batch
@@ -23,6 +24,7 @@ from breastseg_deploy.errors import BackendError, FrameError
 from breastseg_deploy.manifest import Manifest
 
 _LOG = logging.getLogger("breastseg_deploy")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,17 @@ class Segmentation:
         timings: seconds by stage, in order: wall time, and on a GPU the device's own time for its stages; the last,
             "total", is the wall time of the whole call.
         backend: name of the backend that computed it.
+        skipped: () or (N,) bool where the bundle was opened with its empty-frame gate, else None: frames that the gate
+            found empty. Nobody looked at their pixels any further; their probability is given as 0.
+        gate_score: float32, the shape of `skipped`: the gate's scores.
     """
 
     mask: NDArray[np.uint8]
     probability: NDArray[np.float32]
     timings: Mapping[str, float]
     backend: str
+    skipped: NDArray[np.bool_] | None = None
+    gate_score: NDArray[np.float32] | None = None
 
 
 class Segmenter:
@@ -62,12 +69,14 @@ class Segmenter:
         self.bundle = bundle
         self.artefact: str = choice.artefact
         self._engine = choice.backend
+        engine = self._engine
+        self._infer = engine.infer_gated if isinstance(engine, GatedBackend) else engine.infer
         self._running = 0
         self._closed = False
         self._state = threading.Condition()
 
     @classmethod
-    def open(cls, bundle: str | Path, backend: str = AUTO, *, strict: bool = False) -> Segmenter:
+    def open(cls, bundle: str | Path, backend: str = AUTO, *, strict: bool = False, gate: bool = False) -> Segmenter:
         """Check a bundle and load it.
 
         A GPU backend serves only after the bundle's goldens have come out right through it on this machine; where
@@ -79,16 +88,20 @@ class Segmenter:
                 then serves or fails; or "auto": the first of the GPU's that works here, else the CPU's faster one.
             strict: with "auto", refuse to serve by a lesser backend where a better one is there and fails, and by the
                 CPU where a GPU ought to serve; see `backends.choice.choose`.
+            gate: skip the decoder for frames that the bundle's empty-frame gate finds empty; on the CPU alone. What it
+                may miss stands in the manifest (`gate.GateCalibration`), and every answer says what was skipped.
 
         Raises:
-            BundleError: the bundle is missing, incomplete or altered.
+            BundleError: the bundle is missing, incomplete or altered, or holds no gate.
             BackendError: there is no such backend, it cannot load the bundle, or `strict` refuses.
             ParityError: the backend does not reproduce the bundle's goldens.
             MachineError: this machine lacks what the backend needs, such as its library.
         """
         opened = Bundle.open(bundle)
-        choice = choose(opened, backend, strict=strict)
+        choice = choose(opened, backend, strict=strict, gate=gate)
         _LOG.log(logging.WARNING if choice.fell_back else logging.INFO, "%s: backend %s", opened.path, choice.reason)
+        if gate and opened.manifest.gate is not None:
+            _LOG.info("%s: empty-frame gate on: %s", opened.path, opened.manifest.gate.promise)
         return cls(opened, choice)
 
     def __call__(self, frames: Any, *, bit_depth: int | None = None, full_scale: float | None = None) -> Segmentation:
@@ -118,21 +131,27 @@ class Segmenter:
         else:
             rgb = rgb_batch(frames, size_px, bit_depth=bit_depth, full_scale=full_scale)
             checked = time.perf_counter()
-            inference = self._while_open(lambda: self._engine.infer(rgb))
+            inference = self._while_open(lambda: self._infer(rgb))
             count = len(rgb)
         inferred = time.perf_counter()
         probability = inference.checked((count, *size_px), self.backend).probability
         mask, last = inference.mask, "check"
         if mask is None:
             mask, last = (probability >= self.manifest.threshold).astype(np.uint8), "threshold"
+        skipped, score = inference.skipped, inference.scores
         if is_single_frame(tuple(frames.shape), size_px):
             mask, probability = mask[0], probability[0]
+            skipped = None if skipped is None else skipped[0, ...]
+            score = None if score is None else score[0, ...]
         ended = time.perf_counter()
         timings = {"contract": checked - started, **inference.seconds, last: ended - inferred}
-        return Segmentation(mask, probability, {**timings, "total": ended - started}, self.backend)
+        timings["total"] = ended - started
+        return Segmentation(mask, probability, timings, self.backend, skipped, score)
 
     def self_test(self) -> list[GoldenResult]:
         """Run the bundle's golden frames and hold them to the limits that the export had to meet.
+
+        With the empty-frame gate, no golden is skipped, and its score is held to the reference's as well.
 
         Returns:
             One result per golden, all within the limits.
@@ -142,6 +161,9 @@ class Segmenter:
             BackendError: the engine failed.
             BundleError: a golden is damaged, or the manifest holds no limit.
         """
+        engine = self._engine
+        if isinstance(engine, GatedBackend):
+            return list(self._while_open(lambda: hold_gated(engine, self.bundle, self.backend)))
         limit = self.manifest.limits_of(self.artefact).worst_dice
 
         def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -183,7 +205,7 @@ class Segmenter:
             raise FrameError(f"{type(frames).__name__} must have a shape like an array; wrap it with cupy.from_dlpack")
         return self._engine
 
-    def _while_open(self, infer: Callable[[], Inference]) -> Inference:
+    def _while_open(self, infer: Callable[[], Answer]) -> Answer:
         """Run it while nobody may close the engine."""
         with self._state:
             if self._closed:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 
 from breastseg_deploy.backends.nvidia import NoGpu, look_for_gpu
+from breastseg_deploy.images import png_bytes
 from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
+from breastseg_deploy.storage import make_folder
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait slow every neighbour down
 
@@ -56,11 +60,36 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the demo checkpoint for 128 x 128 frames, made once; tests that alter it take `bundle_copy`."""
-    from breastseg_export.exporter import ExportSettings, export_bundle
+    from breastseg_export.exporter import export_bundle
+    from breastseg_export.settings import ExportSettings
 
     bundle = tmp_path_factory.mktemp("demo") / "bundle"
     export_bundle(ExportSettings("demo", bundle, size_px=BUNDLE_SIDE_PX))
     return bundle
+
+
+@pytest.fixture(scope="session")
+def gated_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint with an empty-frame gate fitted and calibrated on phantoms, exported for 128 x 128 frames."""
+    from breastseg_export.exporter import export_bundle
+    from breastseg_export.settings import ExportSettings
+    from breastseg_train.checkpoint import load_checkpoint, save_checkpoint
+    from breastseg_train.data import read_data_set
+    from breastseg_train.empty_frame_gate import fit_gate
+
+    place = tmp_path_factory.mktemp("gated")
+    size_px = (BUNDLE_SIDE_PX, BUNDLE_SIDE_PX)
+    for number in range(60):
+        phantom, split = phantom_frame(100 + number, size_px), "fit" if number < 20 else "calibrate"
+        for kind, pixels in (("images", phantom.frame), ("masks", phantom.mask * 255)):
+            make_folder(place / split / kind)
+            (place / split / kind / f"{number}.png").write_bytes(png_bytes(pixels))
+    checkpoint = load_checkpoint("demo")
+    data = read_data_set(place, ["fit", "calibrate"])
+    gate = fit_gate(checkpoint.model, data, ["fit"], ["calibrate"], recall=0.9)
+    save_checkpoint(replace(checkpoint, gate=gate), place / "gated.safetensors")
+    export_bundle(ExportSettings(str(place / "gated.safetensors"), place / "bundle", "fp32", size_px=BUNDLE_SIDE_PX))
+    return place / "bundle"
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,12 @@ def test_a_bundles_path_is_not_taken_for_a_test(tmp_path: Path) -> None:
     assert collected("--benchmark", "--benchmark-bundle", "docs") == (code, tests)
 
 
+def test_benchmarks_are_not_shared_out_among_processes() -> None:
+    done = pytest_of_its_own("--benchmark", "--collect-only", "--numprocesses", "2")
+    assert done.returncode == 4
+    assert "--benchmark measures one thing at a time, got --numprocesses; leave it away" in done.stderr
+
+
 def test_the_flag_is_no_shorthand_for_another_plugins_option() -> None:
     done = pytest_of_its_own("--benchmark-onl")
     assert done.returncode == 4

@@ -24,11 +24,15 @@ class Inference:
         seconds: time of each of the backend's own stages, by name: wall time on the host, device time on a GPU.
         mask: (N, H, W) uint8, 1 where probability >= the manifest's threshold; None where the backend leaves that to
             its caller.
+        scores: (N,) float32 of the empty-frame gate; None without one.
+        skipped: (N,) bool, frames that the gate found empty: nobody computed their probabilities, which are 0.
     """
 
     probability: NDArray[np.float32]
     seconds: Mapping[str, float]
     mask: NDArray[np.uint8] | None = None
+    scores: NDArray[np.float32] | None = None
+    skipped: NDArray[np.bool_] | None = None
 
     def checked(self, shape: tuple[int, ...], backend: str) -> Inference:
         """Itself, where its probabilities can be stood for.
@@ -81,6 +85,18 @@ class DeviceBackend(Backend, Protocol):
 
         Raises:
             FrameError: the frames break the contract.
+            BackendError: the engine failed.
+        """
+
+
+@runtime_checkable
+class GatedBackend(Backend, Protocol):
+    """A backend with the empty-frame gate; its `infer` skips nothing."""
+
+    def infer_gated(self, rgb: NDArray[np.uint8]) -> Inference:
+        """As `infer`, with the probability 0 for each frame that the gate finds empty.
+
+        Raises:
             BackendError: the engine failed.
         """
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from breastseg_deploy.backends import Backend
+from breastseg_deploy.backends import Backend, GatedBackend
 from breastseg_deploy.backends.contest import Contest
+from breastseg_deploy.backends.gated import bundle_gate
 from breastseg_deploy.backends.gpu_loading import (
     check_onnxruntime_cuda,
     check_tensorrt,
@@ -20,9 +21,9 @@ from breastseg_deploy.backends.gpu_loading import (
     open_tensorrt,
 )
 from breastseg_deploy.backends.nvidia import Gpu, NoGpu, look_for_gpu
-from breastseg_deploy.backends.onnxruntime_cpu import OnnxRuntimeCpu, check_onnxruntime
-from breastseg_deploy.backends.openvino_cpu import check_openvino, open_openvino
-from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
+from breastseg_deploy.backends.onnxruntime_cpu import OnnxRuntimeCpu, check_onnxruntime, open_gated_onnxruntime
+from breastseg_deploy.backends.openvino_cpu import check_openvino, open_gated_openvino, open_openvino
+from breastseg_deploy.bundle import GATE_DECODER, MODEL, NETWORK_FP16, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError, ParityError
 
 AUTO = "auto"
@@ -38,6 +39,7 @@ class Loader:
         on_gpu: whether it computes on a GPU.
         artefact: the bundle's file that it serves, whose parity limits its goldens are held to.
         extras: of this distribution, that bring its libraries.
+        open_gated: loads a bundle with the empty-frame gate; None where it serves none.
     """
 
     check: Callable[[], str]
@@ -45,6 +47,7 @@ class Loader:
     on_gpu: bool
     artefact: str
     extras: str
+    open_gated: Callable[[Bundle], GatedBackend] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,27 @@ LOADERS: Mapping[str, Loader] = {
     "onnxruntime-cuda": Loader(
         check=check_onnxruntime_cuda, open=open_onnxruntime_cuda, on_gpu=True, artefact=NETWORK_FP16, extras="gpu"
     ),
-    "openvino": Loader(check=check_openvino, open=open_openvino, on_gpu=False, artefact=MODEL, extras="openvino"),
-    "onnxruntime": Loader(check=check_onnxruntime, open=OnnxRuntimeCpu, on_gpu=False, artefact=MODEL, extras="cpu"),
+    "openvino": Loader(
+        check=check_openvino,
+        open=open_openvino,
+        on_gpu=False,
+        artefact=MODEL,
+        extras="openvino",
+        open_gated=open_gated_openvino,
+    ),
+    "onnxruntime": Loader(
+        check=check_onnxruntime,
+        open=OnnxRuntimeCpu,
+        on_gpu=False,
+        artefact=MODEL,
+        extras="cpu",
+        open_gated=open_gated_onnxruntime,
+    ),
 }
 """Backends by name: those on a GPU, the preferred one first; then those on the CPU."""
 
 
-def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False) -> Choice:
+def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False, gate: bool = False) -> Choice:
     """Load the backend of that name, or with "auto" the preferred one that works here.
 
     A backend asked for by name serves or fails. With "auto", one that this machine lacks something for (GPU, library)
@@ -101,23 +118,38 @@ def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False) -> Choice:
     Where "auto" comes to the CPU and finds several backends for it, the first opening of a bundle loads them all and
     times them on a golden, which takes seconds and the memory of all; the choice is kept for the next opening.
 
+    With `gate`, the backend leaves the decoder out for frames that the bundle's empty-frame gate finds empty. That is
+    served on the CPU alone so far, so every GPU backend is passed over with that reason.
+
     Raises:
-        BackendError: no backend of that name; it failed; none is left; or `strict` refuses.
+        BackendError: no backend of that name; it failed; none is left; it serves no gate; or `strict` refuses.
         ParityError: it was asked for by name, or with `strict`, and a golden misses its limit.
         MachineError: this machine lacks something for the backend asked for by name, or for all of them.
-        BundleError: a file of the bundle was altered.
+        BundleError: a file of the bundle was altered, or it holds no gate.
     """
+    if gate:
+        bundle_gate(bundle)
     if name == AUTO:
-        return _preferred(bundle, strict)
+        return _preferred(bundle, strict, gate)
     if name not in LOADERS:
         raise BackendError(f"no backend {name!r}; choose one of {', '.join([AUTO, *LOADERS])}")
     loader = LOADERS[name]
+    if gate and loader.open_gated is None:
+        raise BackendError(f"{name} {_NO_GATE}; open the bundle without gate, or with another backend")
     loader.check()
-    return Choice(name, f"{name}: asked for by name", loader.open(bundle), loader.artefact)
+    served = _opened(loader, bundle, gate)
+    return Choice(name, f"{name}: asked for by name", served, GATE_DECODER if gate else loader.artefact)
 
 
-def _preferred(bundle: Bundle, strict: bool) -> Choice:
-    search = _Search(bundle, strict)
+_NO_GATE = "serves no empty-frame gate, which runs on the CPU alone"
+
+
+def _opened(loader: Loader, bundle: Bundle, gate: bool) -> Backend:
+    return loader.open_gated(bundle) if gate and loader.open_gated is not None else loader.open(bundle)
+
+
+def _preferred(bundle: Bundle, strict: bool, gate: bool) -> Choice:
+    search = _Search(bundle, strict, gate)
     gpu = look_for_gpu()
     for name in [name for name, loader in LOADERS.items() if loader.on_gpu]:
         backend = search.opened(name)
@@ -126,7 +158,8 @@ def _preferred(bundle: Bundle, strict: bool) -> Choice:
     if strict:
         _refuse_the_cpu(bundle, gpu, search.passed_over)
     name, why, backend = _fastest_on_cpu(search)
-    return Choice(name, why, backend, LOADERS[name].artefact, search.failed or isinstance(gpu, Gpu))
+    artefact = GATE_DECODER if gate else LOADERS[name].artefact
+    return Choice(name, why, backend, artefact, search.failed or isinstance(gpu, Gpu))
 
 
 class _Search:
@@ -137,8 +170,8 @@ class _Search:
         failed: whether one of them is there and ought to have worked.
     """
 
-    def __init__(self, bundle: Bundle, strict: bool) -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, strict: bool, gate: bool) -> None:
+        self.bundle, self.gate = bundle, gate
         self.passed_over: dict[str, str] = {}
         self.failed = False
         self._strict = strict
@@ -146,7 +179,7 @@ class _Search:
     def opened(self, name: str) -> Backend | None:
         """The backend, loaded; None where it cannot serve."""
         try:
-            return LOADERS[name].open(self.bundle) if self.ready(name) is not None else None
+            return _opened(LOADERS[name], self.bundle, self.gate) if self.ready(name) is not None else None
         except BreastsegError as err:
             self.lost(name, err)
             return None
@@ -154,6 +187,9 @@ class _Search:
     def ready(self, name: str) -> str | None:
         """What would serve, in words; None where this machine or the bundle lacks something for it."""
         loader, files = LOADERS[name], self.bundle.manifest.files
+        if self.gate and loader.open_gated is None:
+            self.passed_over[name] = _NO_GATE
+            return None
         if loader.artefact not in files:
             precision = self.bundle.manifest.precision
             self.passed_over[name] = (
@@ -198,7 +234,7 @@ def _fastest_on_cpu(search: _Search) -> tuple[str, str, Backend]:
     """
     words = {name: search.ready(name) for name, loader in LOADERS.items() if not loader.on_gpu}
     engines = {name: engine for name, engine in words.items() if engine is not None}
-    contest = Contest(search.bundle, engines)
+    contest = Contest(search.bundle, engines, GATE_DECODER if search.gate else MODEL)
     measured = contest.known() if len(engines) > 1 else None
     opened: dict[str, Backend] = {}
     try:

@@ -64,14 +64,15 @@ class Contest:
     Args:
         bundle: opened; its first golden is the frame.
         engines: what would serve, with its version, by the backend's name.
+        artefact: the bundle's file that they serve.
     """
 
-    def __init__(self, bundle: Bundle, engines: Mapping[str, str]) -> None:
+    def __init__(self, bundle: Bundle, engines: Mapping[str, str], artefact: str = MODEL) -> None:
         self._bundle = bundle
         self._names = set(engines)
         self._trouble = ""
         hangs_on = {
-            "model": bundle.manifest.files[MODEL].sha256,
+            "model": bundle.manifest.files[artefact].sha256,
             "processor": str(this_processor()),
             "numpy": np.__version__,
             "toolkit": __version__,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends import Inference
-from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
+from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
+from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, NETWORK_FP16, TENSOR, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.extras import require
+from breastseg_deploy.gate import FEATURES, SCORE
 from breastseg_deploy.preprocess import network_input
 
+NAME = "onnxruntime"
 PROVIDER = "CPUExecutionProvider"
 
 
@@ -46,6 +50,43 @@ class OnnxRuntimeCpu:
     def close(self) -> None:
         """Drop the session."""
         del self._session
+
+
+class OnnxRuntimeHalves:
+    """The halves of a gated network; see `gated.Halves`.
+
+    Raises:
+        MachineError: onnxruntime is not installed.
+        BackendError: a half cannot be loaded.
+        BundleError: it was altered, or the bundle holds no gate.
+    """
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle) -> None:
+        bundle_gate(bundle)
+        self.title = check_onnxruntime()
+        self._encoder, self._decoder = _open_session(bundle, GATE_ENCODER), _open_session(bundle, GATE_DECODER)
+
+    def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
+        """See `gated.Halves.encode`."""
+        score, *features = _run(self._encoder, [SCORE, *FEATURES], {TENSOR: tensor})
+        return float(score[0]), features
+
+    def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
+        """See `gated.Halves.decode`."""
+        (probability,) = _run(self._decoder, None, dict(zip(FEATURES, features, strict=True)))
+        return np.asarray(probability)
+
+    def close(self) -> None:
+        """Drop both sessions."""
+        vars(self).pop("_encoder", None)
+        vars(self).pop("_decoder", None)
+
+
+def open_gated_onnxruntime(bundle: Bundle) -> GatedCpu:
+    """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
+    return open_gated(OnnxRuntimeHalves(bundle), bundle)
 
 
 class NetworkOnCpu:
@@ -93,13 +134,7 @@ def _open_session(bundle: Bundle, name: str) -> Any:
 
 def _run_session(session: Any, batch: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The session's only output (N, 1, H, W) as (N, H, W); `shape` is what that must be."""
-    try:
-        (result,) = session.run(None, {session.get_inputs()[0].name: batch})
-    except Exception as err:  # onnxruntime's errors share no base class
-        raise BackendError(
-            f"ONNX Runtime failed on a batch of {len(batch)} frames: {_one_line(err)}; "
-            "try fewer frames at once, then run `breastseg verify` on this bundle"
-        ) from err
+    (result,) = _run(session, None, {session.get_inputs()[0].name: batch})
     answer = np.asarray(result)
     if answer.shape != (shape[0], 1, *shape[1:]):
         raise BackendError(
@@ -107,6 +142,17 @@ def _run_session(session: Any, batch: NDArray[Any], shape: tuple[int, ...]) -> N
             "no mask is returned: export it again"
         )
     return answer[:, 0]
+
+
+def _run(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
+    try:
+        found: list[Any] = session.run(outputs, inputs)
+    except Exception as err:  # onnxruntime's errors share no base class
+        raise BackendError(
+            f"ONNX Runtime failed on a batch of {len(next(iter(inputs.values())))} frames: {_one_line(err)}; "
+            "try fewer frames at once, then run `breastseg verify` on this bundle"
+        ) from err
+    return found
 
 
 def _one_line(err: Exception) -> str:

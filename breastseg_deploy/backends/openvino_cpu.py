@@ -6,11 +6,10 @@ other preprocessing code, so on each machine the bundle's goldens decide first w
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,17 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends import Inference
-from breastseg_deploy.backends.findings import Findings
-from breastseg_deploy.backends.goldens import hold_goldens, yardstick
+from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
+from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
 from breastseg_deploy.backends.processor import this_processor
-from breastseg_deploy.bundle import MODEL, Bundle
-from breastseg_deploy.errors import BackendError, BreastsegError, MachineError, OutputError
+from breastseg_deploy.backends.proof import prove_on_cpu
+from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, TENSOR, Bundle
+from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.extras import require
+from breastseg_deploy.gate import FEATURES, SCORE
 from breastseg_deploy.preprocess import network_input
-from breastseg_deploy.version import __version__
 
-TENSOR = "tensor"
-"""Where the network begins inside `model.onnx`: the name of its (N, 4, H, W) input, kept by the export."""
+NAME = "openvino"
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
 """One frame at a time by all cores; float32, since OpenVINO by itself takes bfloat16 where the processor has it; and no
 thread tied to a core, where it would wait for whatever else the scanner's computer does on that core.
@@ -36,7 +35,6 @@ thread tied to a core, where it would wait for whatever else the scanner's compu
 CPU_DENORMALS_OPTIMIZATION stays off: it changes how the caller's own thread rounds from then on."""
 
 _TELEMETRY = "openvino_telemetry"
-_LOG = logging.getLogger("breastseg_deploy")
 
 
 def load_openvino() -> Any:
@@ -79,7 +77,8 @@ def open_openvino(bundle: Bundle) -> OpenVinoCpu:
     """
     backend = OpenVinoCpu(bundle)
     try:
-        _prove(backend, bundle)
+        engine = {"engine": f"{backend.title} {SETTINGS}"}
+        prove_on_cpu(NAME, bundle, MODEL, engine, lambda: _held(backend, bundle))
     except BaseException:
         backend.close()
         raise
@@ -111,11 +110,7 @@ class OpenVinoCpu:
         self._turn = threading.Lock()
         with _border(f"cannot load {bundle.path / MODEL}", "try another version of it, or export the bundle again"):
             core = ov.Core()
-            compiled = core.compile_model(_network(ov, core, bundle), "CPU", SETTINGS)
-            precision = compiled.get_property("INFERENCE_PRECISION_HINT")
-            if precision != ov.Type.f32:
-                raise BackendError(f"{self.title} must compute in float32, it took {precision}; use onnxruntime")
-            self._request = compiled.create_infer_request()
+            self._request = _compiled(ov, core, _network(ov, core, bundle))
 
     def infer(self, rgb: NDArray[np.uint8]) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
@@ -139,6 +134,69 @@ class OpenVinoCpu:
         with self._turn, _border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
             answer = self._request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0]
             probability[:] = answer[0, 0]  # copied before the next frame overwrites it
+
+
+class OpenVinoHalves:
+    """The halves of a gated network, compiled for one frame; see `gated.Halves`. Features are not copied between them.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: a half cannot be loaded.
+        BundleError: it was altered, or the bundle holds no gate.
+    """
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle) -> None:
+        bundle_gate(bundle)
+        ov = load_openvino()
+        self.title = f"{_title(ov)} {SETTINGS}"
+        core = ov.Core()
+        requests = []
+        for file in (GATE_ENCODER, GATE_DECODER):
+            with _border(f"cannot load {bundle.path / file}", "try another version of it, or export the bundle again"):
+                half = core.read_model(bundle.read(file))
+                half.reshape({name: [1, *shape[1:]] for name, shape in _input_shapes(half).items()})
+                requests.append(_compiled(ov, core, half))
+        self._encoder, self._decoder = requests
+
+    def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
+        """See `gated.Halves.encode`."""
+        with _border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+            self._encoder.infer({TENSOR: tensor}, share_inputs=True, share_outputs=True)
+            score = float(self._encoder.get_tensor(SCORE).data[0])
+            return score, [self._encoder.get_tensor(name) for name in FEATURES]
+
+    def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
+        """See `gated.Halves.decode`."""
+        with _border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+            for name, feature in zip(FEATURES, features, strict=True):
+                self._decoder.set_tensor(name, feature)
+            self._decoder.infer()
+            return np.asarray(self._decoder.get_output_tensor(0).data)
+
+    def close(self) -> None:
+        """Drop both halves."""
+        vars(self).pop("_encoder", None)
+        vars(self).pop("_decoder", None)
+
+
+def open_gated_openvino(bundle: Bundle) -> GatedCpu:
+    """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
+    return open_gated(OpenVinoHalves(bundle), bundle)
+
+
+def _compiled(ov: Any, core: Any, model: Any) -> Any:
+    """A request on the compiled model, which computes in float32 or not at all."""
+    compiled = core.compile_model(model, "CPU", SETTINGS)
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if precision != ov.Type.f32:
+        raise BackendError(f"{_title(ov)} must compute in float32, it took {precision}; use onnxruntime")
+    return compiled.create_infer_request()
+
+
+def _input_shapes(model: Any) -> dict[str, list[Any]]:
+    return {one.get_any_name(): list(one.get_partial_shape()) for one in model.inputs}
 
 
 def _network(ov: Any, core: Any, bundle: Bundle) -> Any:
@@ -170,38 +228,15 @@ def _network(ov: Any, core: Any, bundle: Bundle) -> Any:
     return network
 
 
-def _prove(backend: OpenVinoCpu, bundle: Bundle) -> None:
-    """Hold the backend to the goldens, unless it has passed them here before."""
-    hangs_on = {
-        "engine": f"{backend.title} {SETTINGS}",
-        "numpy": np.__version__,
-        "toolkit": __version__,
-        "processor": str(this_processor()),
-        "model": bundle.manifest.files[MODEL].sha256,
-        "yardstick": yardstick(bundle, MODEL),
-    }
-    findings = Findings("self-test-openvino", hangs_on)
-    try:
-        if findings.recall() is not None:
-            return
-    except (MachineError, OutputError) as err:
-        _LOG.warning("openvino: what is known of it here cannot be read, so the goldens run again: %s", err)
+def _held(backend: OpenVinoCpu, bundle: Bundle) -> tuple[GoldenResult, ...]:
+    """How the goldens come out, all within the limit of `model.onnx`."""
 
     def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         probability = backend.infer(rgb).checked(rgb.shape[:3], backend.title).probability
         return (probability >= bundle.manifest.threshold).astype(np.uint8), probability
 
     limit = bundle.manifest.limits_of(MODEL).worst_dice
-    results = hold_goldens(bundle.goldens(), run, 1, limit, f"{backend.title} behind the FFT preprocessing")
-    figures = {
-        "worst_dice": min(result.dice for result in results),
-        "largest_probability_error": max(result.largest_probability_error for result in results),
-    }
-    _LOG.info("openvino: %d goldens passed on this machine, worst Dice %.6f", len(results), figures["worst_dice"])
-    try:
-        findings.keep(figures)
-    except (MachineError, OutputError) as err:
-        _LOG.warning("openvino: it passed the goldens, and that cannot be kept: %s", err)
+    return hold_goldens(bundle.goldens(), run, 1, limit, f"{backend.title} behind the FFT preprocessing")
 
 
 def _title(ov: Any) -> str:

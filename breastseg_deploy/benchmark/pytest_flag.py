@@ -43,9 +43,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With the flag, collect the benchmarks and nothing else, and let pytest-benchmark time."""
+    """With the flag, collect the benchmarks and nothing else, and let pytest-benchmark time.
+
+    Raises:
+        UsageError: the run is to be shared out among processes, which would slow each other down.
+    """
     if not config.getoption("benchmark"):
         return
+    if getattr(config.option, "numprocesses", None):
+        import pytest
+
+        raise pytest.UsageError("--benchmark measures one thing at a time, got --numprocesses; leave it away")
     config.option.benchmark_enable = True  # the settings switch it off for the tests
     folder = config.rootpath / FOLDER
     inside = [argument for argument in config.args if _place(config, argument).is_relative_to(folder)]

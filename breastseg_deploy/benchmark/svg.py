@@ -14,6 +14,8 @@ SERIES_COLOURS = 6
 """Classes s0 to s5."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 26, 42
+_HALF_CHARACTER = 4
+"""Half the width of a digit, generously."""
 _HEIGHT = 230
 _STRIP, _BAR = 46, 44
 _STEPS = (1, 2, 2.5, 5, 10)
@@ -69,7 +71,9 @@ def line_plot(title: str, x_label: str, y_label: str, series: Sequence[Series], 
         body.append(_line(_LEFT, level, WIDTH - _RIGHT, level, "grid"))
         body.append(_text(_LEFT - 6, level + 4, _number(y), "end"))
     for x in across:
-        body.append(_text(place(x, 0)[0], _HEIGHT - _BOTTOM + 17, _number(x), "middle"))
+        words = _number(x)
+        inside = min(place(x, 0)[0], WIDTH - _HALF_CHARACTER * len(words))  # the last one would stick out
+        body.append(_text(inside, _HEIGHT - _BOTTOM + 17, words, "middle"))
     body.append(_line(_LEFT, _HEIGHT - _BOTTOM, WIDTH - _RIGHT, _HEIGHT - _BOTTOM, "axis"))
     body.append(_text(_LEFT + span / 2, _HEIGHT - 6, x_label, "middle"))
     body.append(_text(0, 13, y_label, "start"))

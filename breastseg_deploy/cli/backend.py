@@ -6,16 +6,32 @@ import argparse
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from breastseg_deploy.segmenter import Segmenter
 
 _STRICT_HELP = "refuse to serve by a lesser backend where a better one fails, or by the CPU where a GPU ought to"
 
 
+_GATE_HELP = "leave the decoder out for frames that the bundle's empty-frame gate finds empty (CPU alone)"
+
+
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --backend and --strict."""
+    """Add --backend, --strict and --gate."""
     parser.add_argument(
         "--backend", default="auto", metavar="NAME", help="see `breastseg doctor`; default: %(default)s"
     )
     parser.add_argument("--strict", action="store_true", help=_STRICT_HELP)
+    parser.add_argument("--gate", action="store_true", help=_GATE_HELP)
+
+
+def open_segmenter(bundle: Path, arguments: argparse.Namespace) -> Segmenter:
+    """The bundle, opened as --backend, --strict and --gate ask."""
+    from breastseg_deploy.segmenter import Segmenter
+
+    return Segmenter.open(bundle, arguments.backend, strict=arguments.strict, gate=arguments.gate)
 
 
 @contextmanager

@@ -46,6 +46,8 @@ def _run(arguments: argparse.Namespace) -> int:
         figures = f"worst Dice {parity.worst_dice:.6f}, mean {parity.mean_dice:.6f}"
         rows.append(("parity", f"{parity.artefact} in {parity.engine}: {figures}"))
     rows.append(("measured on", manifest.parity_frames))
+    if manifest.gate is not None:
+        rows.append(("empty-frame gate", f"off unless asked for; {manifest.gate.promise}"))
     rows += [("engine", _engine(engine)) for engine in manifest.engines]
     rows += [("file", f"{name}, {entry.bytes:,} bytes, all hashes match") for name, entry in manifest.files.items()]
     for key, value in rows:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from breastseg_deploy.cli.backend import add_backend_arguments, told_on_stderr
+from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 
 if TYPE_CHECKING:
     from breastseg_deploy.images import FrameFile
-    from breastseg_deploy.segmenter import Segmenter
+    from breastseg_deploy.segmenter import Segmentation, Segmenter
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from breastseg_deploy.errors import BackendError, FrameError
     from breastseg_deploy.images import find_frames
-    from breastseg_deploy.segmenter import Segmenter
     from breastseg_deploy.storage import check_output_folder, make_folder
 
     files = find_frames(arguments.images)
@@ -41,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _refuse_overwriting(files, arguments)
     done: list[dict[str, object]] = []
     failed: list[dict[str, str]] = []
-    with told_on_stderr(), Segmenter.open(arguments.bundle, arguments.backend, strict=arguments.strict) as segment:
+    with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
         make_folder(arguments.output)
         for file in tqdm(files, desc="segment", unit="frame", disable=not sys.stderr.isatty()):
             try:
@@ -52,6 +51,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 failed.append({"frame": str(file.path), "error": f"{file.path}: {err}"})
     for failure in failed:
         print(f"error: {failure['error']}", file=sys.stderr)
+    if arguments.gate:
+        skipped = sum(bool(frame["skipped"]) for frame in done)
+        print(f"empty-frame gate: {skipped} of {len(done)} frames skipped", file=sys.stderr)
     if arguments.json:
         print_json({"frames": done, "failed": failed, "backend": segment.backend})
     else:
@@ -96,8 +98,15 @@ def _segment_file(segment: Segmenter, file: FrameFile, arguments: argparse.Names
         "frame": str(file.path),
         "mask": str(targets["mask"]),
         "cell_pixels": int(answer.mask.sum()),
+        **_gate(answer),
         "timings_s": {stage: round(seconds, 6) for stage, seconds in answer.timings.items()},
     }
+
+
+def _gate(answer: Segmentation) -> dict[str, object]:
+    if answer.skipped is None or answer.gate_score is None:
+        return {}
+    return {"skipped": bool(answer.skipped), "gate_score": float(answer.gate_score)}
 
 
 COMMAND = Command("segment image files with a bundle", _add_arguments, _run)

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from breastseg_deploy.cli.backend import add_backend_arguments, told_on_stderr
+from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 
 if TYPE_CHECKING:
+    from breastseg_deploy.gate_check import GateCheck
     from breastseg_deploy.verification import FrameCheck
 
 
@@ -28,11 +29,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from breastseg_deploy.gate_check import check_gate
     from breastseg_deploy.images import find_frames
-    from breastseg_deploy.segmenter import Segmenter
     from breastseg_deploy.verification import check_frames
 
-    with told_on_stderr(), Segmenter.open(arguments.bundle, arguments.backend, strict=arguments.strict) as segment:
+    with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
         print(f"files: {len(segment.manifest.files)} match the manifest", file=sys.stderr)
         goldens = segment.self_test()
         for golden in goldens:
@@ -45,9 +46,14 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.frames is not None:
             files = find_frames([arguments.frames])
             with tqdm(total=len(files), desc="verify", unit="frame", disable=not sys.stderr.isatty()) as bar:
-                check = check_frames(segment, files, arguments.bit_depth, bar.update)
-            _tell(check)
-            result["frames"] = asdict(check)
+                if arguments.gate:
+                    gate = check_gate(segment, files, arguments.bit_depth, bar.update)
+                    result["gate"] = asdict(gate)
+                    _tell_gate(gate)
+                else:
+                    check = check_frames(segment, files, arguments.bit_depth, bar.update)
+                    result["frames"] = asdict(check)
+                    _tell(check)
     print_json(result) if arguments.json else print(f"{arguments.bundle} is verified on this machine")
     return 0
 
@@ -63,6 +69,22 @@ def _tell(check: FrameCheck) -> None:
     }
     for what, figure in figures.items():
         print(f"  {what}: " + ("nothing to measure it on" if figure is None else f"{figure:.6f}"), file=sys.stderr)
+
+
+def _tell_gate(check: GateCheck) -> None:
+    judge = "ground truth" if check.by_truth else "the same backend without its gate"
+    print(
+        f"{check.frames} frames, {check.frames_with_cells} with cells by {judge}: {check.skipped} skipped, "
+        f"{check.missed} of them with cells ({check.missed_pixels} cell pixels)",
+        file=sys.stderr,
+    )
+    print(
+        f"  mean time of a frame {check.mean_seconds:.4f} s, without the gate {check.mean_seconds_without:.4f} s: "
+        f"ratio {check.mean_seconds / check.mean_seconds_without:.3f}",
+        file=sys.stderr,
+    )
+    for name in check.missed_frames:
+        print(f"  skipped with cells: {name}", file=sys.stderr)
 
 
 COMMAND = Command("check a bundle on this machine", _add_arguments, _run)

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from breastseg_deploy.bundle import TENSOR
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.gabor import GaborParameters, edge_channel_reference
 from breastseg_deploy.preprocess import network_input
-from breastseg_export.graph import FRAMES, TENSOR
+from breastseg_export.graph import FRAMES
 from breastseg_export.half import explicitly_rounded
 from breastseg_train.model import SegmentationModel
 

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export; prints where bundle and report lie, or the manifest with --json."""
-    from breastseg_export.exporter import ExportSettings, export_bundle
+    from breastseg_export.exporter import export_bundle
+    from breastseg_export.settings import ExportSettings
 
     settings = ExportSettings(
         checkpoint=arguments.checkpoint,

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from breastseg_deploy.cli.backend import add_backend_arguments, told_on_stderr
+from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.errors import ContractError, DataError
 from breastseg_deploy.storage import write_whole
@@ -73,16 +73,17 @@ def _opened(
 
     path = Path(arguments.model)
     if (path / MANIFEST).is_file() or (path.is_dir() and arguments.model != DEMO):
-        from breastseg_deploy.segmenter import Segmenter
         from breastseg_export.bundle_prediction import bundle_predictor, check_frame_sizes
 
         check_frame_sizes(samples, Bundle.open(path).manifest.frame.size_px)  # before an engine is built for minutes
-        with told_on_stderr(), Segmenter.open(path, arguments.backend, strict=arguments.strict) as segment:
-            described = {"bundle": str(path), "backend": segment.backend}
+        with told_on_stderr(), open_segmenter(path, arguments) as segment:
+            described = {"bundle": str(path), "backend": segment.backend, **({"gate": "on"} if arguments.gate else {})}
             yield described, bundle_predictor(segment), segment.manifest.threshold
         return
-    if arguments.backend != "auto" or arguments.strict:
-        raise ContractError("--backend and --strict are for bundles; a checkpoint runs in PyTorch: leave them away")
+    if arguments.backend != "auto" or arguments.strict or arguments.gate:
+        raise ContractError(
+            "--backend, --strict and --gate are for bundles; a checkpoint runs in PyTorch: leave them away"
+        )
 
     from breastseg_train.experiment import experiment_predictor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx
@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, compose, helper
 from torch import Tensor, nn
 
+from breastseg_deploy.bundle import TENSOR
 from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import ContractError
 from breastseg_deploy.gabor import GaborParameters
@@ -23,31 +24,31 @@ OPSET = 20
 
 FRAMES, PROBABILITY = "frames", "probability"
 """Input and output of the portable model."""
-TENSOR, LOGITS = "tensor", "logits"
-"""Input and output of the network alone."""
+LOGITS = "logits"
+"""Output of the network alone, whose input is `TENSOR`."""
 
 _LARGEST_BATCH = 64
 
 
-def export_graph(module: nn.Module, example: Tensor, input_name: str, output_name: str) -> onnx.ModelProto:
+def export_graph(module: nn.Module, examples: Mapping[str, Tensor], output_names: Sequence[str]) -> onnx.ModelProto:
     """Trace a module into an ONNX graph with a dynamic batch, checked by ONNX's own checker.
 
     Args:
-        module: in evaluation mode.
-        example: one batch of two, so that no size 1 is taken for a constant; its H and W stay fixed.
-        input_name: of the graph's only input.
-        output_name: of the graph's only output.
+        module: in evaluation mode; called with the examples in their order.
+        examples: by the name of the graph's input, a batch of two, so that no size 1 is taken for a constant; all other
+            sizes stay fixed.
+        output_names: of what it returns, in order.
     """
     batch = torch.export.Dim("N", min=1, max=_LARGEST_BATCH)
     with _quiet_exporter(), torch.inference_mode():
         program = torch.onnx.export(
             module,
-            (example,),
+            tuple(examples.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_shapes=({0: batch},),
+            input_names=list(examples),
+            output_names=list(output_names),
+            dynamic_shapes=tuple({0: batch} for _ in examples),
             verbose=False,
         )
     if program is None:
@@ -64,7 +65,7 @@ def export_network(model: SegmentationModel, size_px: tuple[int, int]) -> onnx.M
         FrameError: a size that is no multiple of 32; said here because smp's own check is skipped while tracing.
     """
     check_model_size(size_px)
-    return export_graph(model, torch.zeros(2, 4, *size_px), TENSOR, LOGITS)
+    return export_graph(model, {TENSOR: torch.zeros(2, 4, *size_px)}, [LOGITS])
 
 
 def portable_model(network: onnx.ModelProto, gabor: GaborParameters, size_px: tuple[int, int]) -> onnx.ModelProto:
@@ -74,19 +75,24 @@ def portable_model(network: onnx.ModelProto, gabor: GaborParameters, size_px: tu
     and the network's input keeps its name, `TENSOR`, inside this graph.
     """
     example = torch.zeros(2, *size_px, 3, dtype=torch.uint8)
-    before = export_graph(Preprocessing(gabor).eval(), example, FRAMES, TENSOR)
+    before = export_graph(Preprocessing(gabor).eval(), {FRAMES: example}, [TENSOR])
     before = compose.add_prefix(before, "preprocessing/", rename_inputs=False, rename_outputs=False)
+    whole = behind_sigmoid(compose.merge_models(before, network, [(TENSOR, TENSOR)]), size_px)
+    onnx.checker.check_model(whole, full_check=True)
+    return whole
+
+
+def behind_sigmoid(graph: onnx.ModelProto, size_px: tuple[int, int]) -> onnx.ModelProto:
+    """A graph whose output is `LOGITS`, with the sigmoid put after it."""
+    (logits,) = [output for output in graph.graph.output if output.name == LOGITS]
     after = helper.make_graph(
         [helper.make_node("Sigmoid", [LOGITS], [PROBABILITY], name="probability")],
         "probability",
-        [network.graph.output[0]],
+        [logits],
         [helper.make_tensor_value_info(PROBABILITY, TensorProto.FLOAT, ["N", 1, *size_px])],
     )
-    sigmoid = helper.make_model(after, opset_imports=network.opset_import, ir_version=network.ir_version)
-    whole = compose.merge_models(before, network, [(TENSOR, TENSOR)])
-    whole = compose.merge_models(whole, sigmoid, [(LOGITS, LOGITS)])
-    onnx.checker.check_model(whole, full_check=True)
-    return whole
+    sigmoid = helper.make_model(after, opset_imports=graph.opset_import, ir_version=graph.ir_version)
+    return compose.merge_models(graph, sigmoid, [(LOGITS, LOGITS)])
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from breastseg_deploy.bundle import TENSOR
 from breastseg_export.artefacts import session
-from breastseg_export.graph import LOGITS, TENSOR
+from breastseg_export.graph import LOGITS
 from breastseg_export.half import explicitly_rounded, half_network
 from breastseg_export.layers import Groups, described_values, groups, part
 

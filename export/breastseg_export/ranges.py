@@ -10,9 +10,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from breastseg_deploy.bundle import TENSOR
 from breastseg_deploy.errors import ParityError
 from breastseg_export.artefacts import session
-from breastseg_export.graph import LOGITS, TENSOR
+from breastseg_export.graph import LOGITS
 from breastseg_export.half import FLOAT, value_types
 from breastseg_export.layers import described_values, groups, layer_of, part, plane_size
 

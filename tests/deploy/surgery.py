@@ -13,11 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from breastseg_deploy.bundle import MANIFEST, MODEL, NETWORK_FP16, Bundle, Golden, file_entry, golden_bytes
+from breastseg_deploy.bundle import MANIFEST, MODEL, Bundle, Golden, file_entry, golden_bytes
 
 Manifest = dict[str, Any]
-
-_INPUT_TYPES = {MODEL: TensorProto.UINT8, NETWORK_FP16: TensorProto.FLOAT}
 
 
 def edit_manifest(bundle: Path, change: Callable[[Manifest], object]) -> None:
@@ -45,6 +43,7 @@ def put_constant_model(
     bundle: Path, shape: list[Any], values: Any, element: int = TensorProto.FLOAT, *, name: str = MODEL
 ) -> None:
     """Put a graph into the bundle that answers every batch with `values` spread to `shape`; "N" is the batch's size."""
+    given = TensorProto.UINT8 if name == MODEL else TensorProto.FLOAT
     sides = {f"side{n}": side for n, side in enumerate(shape) if side != "N"}
     spread = ["count" if side == "N" else f"side{n}" for n, side in enumerate(shape)]
     graph = helper.make_graph(
@@ -54,7 +53,7 @@ def put_constant_model(
             helper.make_node("Expand", ["value", "spread"], ["answer"]),
         ],
         "constant",
-        [helper.make_tensor_value_info("given", _INPUT_TYPES[name], ["N", "a", "b", "c"])],
+        [helper.make_tensor_value_info("given", given, ["N", "a", "b", "c"])],
         [helper.make_tensor_value_info("answer", element, [f"d{n}" for n in range(len(shape))])],
         [
             numpy_helper.from_array(np.asarray(values, helper.tensor_dtype_to_np_dtype(element)), "value"),

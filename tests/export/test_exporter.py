@@ -20,7 +20,8 @@ from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
 from breastseg_export.command import main
-from breastseg_export.exporter import ExportSettings, export_bundle
+from breastseg_export.exporter import export_bundle
+from breastseg_export.settings import ExportSettings
 from breastseg_train.architecture import Architecture
 from breastseg_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from breastseg_train.model import SegmentationModel
@@ -94,13 +95,6 @@ def test_parity_failure_writes_no_bundle_keeps_the_worst_frames_and_exits_3(
     assert len(list((tmp_path / "b.rejected").rglob("difference.png"))) == 9
     assert "no bundle was written, the worst frames are in" in output.err
     assert json.loads(output.out.splitlines()[-1])["kind"] == "ParityError"
-
-
-def test_rejected_frames_never_overwrite_earlier_ones(small_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "b.rejected").mkdir()
-    with pytest.raises(ParityError, match=r"b\.rejected-2$"):
-        export_bundle(ExportSettings(str(small_checkpoint), tmp_path / "b", size_px=SIDE, min_dice=1.0))
-    assert not any((tmp_path / "b.rejected").iterdir())
 
 
 def test_float32_export_holds_no_float16_network_and_force_replaces(small_checkpoint: Path, tmp_path: Path) -> None:
@@ -180,17 +174,34 @@ def test_a_layer_beyond_float32_is_refused(small_checkpoint: Path, tmp_path: Pat
     assert left_behind(tmp_path) == ["c.safetensors"]
 
 
-def test_an_export_without_a_single_cell_is_refused_because_agreement_proves_nothing(
-    small_checkpoint: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def refused_twice(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The message of an export that never finds a cell, and its folder, where an earlier one was refused already."""
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "b.rejected").mkdir()
     model = load_checkpoint(small_checkpoint).model
     with torch.no_grad():
         model.unet.segmentation_head[0].bias.fill_(-100.0)
-    save_checkpoint(Checkpoint(model), tmp_path / "never.safetensors")
-    settings = ExportSettings(str(tmp_path / "never.safetensors"), tmp_path / "b", precision="fp32", size_px=SIDE)
-    with pytest.raises(ParityError, match="no frame holds a cell by the reference, so agreement proves nothing"):
+    save_checkpoint(Checkpoint(model), folder / "never.safetensors")
+    settings = ExportSettings(str(folder / "never.safetensors"), folder / "b", precision="fp32", size_px=SIDE)
+    with pytest.raises(ParityError) as refusal:
         export_bundle(settings)
-    assert not (tmp_path / "b").exists()
+    return str(refusal.value), folder
+
+
+def test_an_export_without_a_single_cell_is_refused_because_agreement_proves_nothing(
+    refused_twice: tuple[str, Path],
+) -> None:
+    message, folder = refused_twice
+    assert "no frame holds a cell by the reference, so agreement proves nothing" in message
+    assert not (folder / "b").exists()
+
+
+def test_rejected_frames_never_overwrite_earlier_ones(refused_twice: tuple[str, Path]) -> None:
+    message, folder = refused_twice
+    assert message.endswith("b.rejected-2")
+    assert (folder / "b.rejected-2" / REPORT).is_file()
+    assert not any((folder / "b.rejected").iterdir())
 
 
 def test_usage_errors_exit_2() -> None:

@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from breastseg_deploy.errors import BreastsegError, CheckpointError
+from breastseg_deploy.gate import GateCalibration
 from breastseg_train.architecture import Architecture
+from breastseg_train.empty_frame_gate import FittedGate, gate_for
 from breastseg_train.model import SegmentationModel
 
 FORMAT = "breastseg-checkpoint-1"
@@ -23,6 +25,8 @@ DEMO = "demo"
 """The word that names the checkpoint shipped with the project, wherever a checkpoint is taken."""
 
 _HEADER_KEY = "breastseg"
+_GATE = "gate."
+"""How the names of a gate's tensors begin."""
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _REASON_LENGTH = 200
 _LENGTH_BYTES = 8
@@ -37,11 +41,13 @@ class Checkpoint:
         model: in evaluation mode, float32, on the CPU.
         threshold: a pixel belongs to the mask where its probability is >= threshold.
         details: what training recorded (data, licence, metrics); JSON values only.
+        gate: an empty-frame gate, where one was fitted.
     """
 
     model: SegmentationModel
     threshold: float = 0.5
     details: Mapping[str, Any] = field(default_factory=dict)
+    gate: FittedGate | None = None
 
 
 class _Header(BaseModel):
@@ -53,6 +59,7 @@ class _Header(BaseModel):
     architecture: Architecture
     threshold: float = Field(gt=0, lt=1)
     details: dict[str, Any]
+    gate: GateCalibration | None = None
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
@@ -67,7 +74,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
         "threshold": checkpoint.threshold,
         "details": dict(checkpoint.details),
     }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    state = dict(checkpoint.model.state_dict())
+    if checkpoint.gate is not None:
+        header["gate"] = checkpoint.gate.calibration.model_dump(mode="json")
+        state |= {f"{_GATE}{name}": tensor for name, tensor in checkpoint.gate.gate.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         unfit = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
@@ -95,8 +106,10 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
     except (OSError, SafetensorError) as err:
         raise CheckpointError(f"{path} is no complete safetensors file ({err}); copy or train it again") from err
     header = _header(path, metadata)
-    model = _model(path, header.architecture, state)
-    return Checkpoint(model.eval(), header.threshold, header.details)
+    own = {name: tensor for name, tensor in state.items() if not name.startswith(_GATE)}
+    gates = {name.removeprefix(_GATE): tensor for name, tensor in state.items() if name.startswith(_GATE)}
+    model = _model(path, header.architecture, own).eval()
+    return Checkpoint(model, header.threshold, header.details, _gate(path, model, header.gate, gates))
 
 
 def checkpoint_path(name: str | Path) -> Path:
@@ -159,3 +172,21 @@ def _model(path: Path, architecture: Architecture, state: Mapping[str, torch.Ten
     if unfit:
         raise CheckpointError(f"{path}: {unfit[0]} holds NaN or infinite weights; export an earlier checkpoint")
     return model
+
+
+def _gate(
+    path: Path, model: SegmentationModel, calibration: GateCalibration | None, state: Mapping[str, torch.Tensor]
+) -> FittedGate | None:
+    if calibration is None and not state:
+        return None
+    if calibration is None:
+        raise CheckpointError(f"{path} holds a gate that its header says nothing of; fit it again (breastseg fit-gate)")
+    try:
+        gate = gate_for(model)
+        gate.load_state_dict(state)
+    except (RuntimeError, BreastsegError) as err:
+        reason = " ".join(str(err).split())[:_REASON_LENGTH]
+        raise CheckpointError(f"the gate of {path} does not fit its encoder ({reason}); fit it again") from err
+    if not all(tensor.isfinite().all() for tensor in gate.state_dict().values()):
+        raise CheckpointError(f"the gate of {path} holds NaN or infinite weights; fit it again (breastseg fit-gate)")
+    return FittedGate(gate.eval(), calibration)

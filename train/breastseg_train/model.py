@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,23 @@ class SegmentationModel(nn.Module):
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Logits (N, 1, H, W) of the normalised 4-channel tensor (N, 4, H, W)."""
-        check_model_size((tensor.shape[-2], tensor.shape[-1]))
-        colours = self.projection(tensor)
         if self.architecture.network == PAPER_NETWORK:
             # The parts are called one by one: smp's own forward checks the size in a way that tracing cannot follow.
-            logits: Tensor = self.unet.segmentation_head(self.unet.decoder(self.unet.encoder(colours)))
-        else:
-            logits = self.unet(colours)
+            return self.decode(self.encode(tensor))
+        check_model_size((tensor.shape[-2], tensor.shape[-1]))
+        logits: Tensor = self.unet(self.projection(tensor))
+        return logits
+
+    def encode(self, tensor: Tensor) -> list[Tensor]:
+        """The encoder's features of the paper's network, from the finest, (N, C, H / 2, W / 2), to H / 32."""
+        check_model_size((tensor.shape[-2], tensor.shape[-1]))
+        features: list[Tensor] = self.unet.encoder(self.projection(tensor))
+        return features[1:]  # the first is the encoder's input, which no decoder reads
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits (N, 1, H, W) of what `encode` made."""
+        unused = features[0]  # where smp's decoder expects the encoder's input
+        logits: Tensor = self.unet.segmentation_head(self.unet.decoder([unused, *features]))
         return logits
 
 

@@ -10,9 +10,10 @@ from made_up import NO_GPU_ROW, growth, results, row
 
 from breastseg_deploy.benchmark.budgets import Budget, judge
 from breastseg_deploy.benchmark.report import report_html
-from breastseg_deploy.benchmark.svg import Bar, Series, Strip, bar_plot, line_plot, strip_plot, ticks
+from breastseg_deploy.benchmark.svg import WIDTH, Bar, Series, Strip, bar_plot, line_plot, strip_plot, ticks
 from breastseg_deploy.benchmark.tables import as_text, contestants_text, growth_tables, stage_table
 
+SVG = "{http://www.w3.org/2000/svg}"
 PLOTS = {
     "line": line_plot("t <&>", "x", "y", [Series("a", [(1, 2.0), (8, 3.5)]), Series("b & c", [(1, 1.0)])], [1, 8]),
     "flat": line_plot("t", "x", "y", [Series("", [(0, 0.0)])]),
@@ -33,11 +34,17 @@ def test_a_plot_is_well_formed_and_stays_inside_its_frame(name: str) -> None:
 
 def test_points_lie_where_their_values_say() -> None:
     root = ET.fromstring(line_plot("t", "x", "y", [Series("", [(0, 0), (1, 1), (2, 2)])], [0, 1, 2]))
-    (line,) = root.iter("{http://www.w3.org/2000/svg}polyline")
+    (line,) = root.iter(f"{SVG}polyline")
     points = [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
     across, up = [x for x, _ in points], [y for _, y in points]
     assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2)
     assert up[0] > up[1] > up[2]  # SVG counts from the top
+
+
+def test_the_last_number_of_an_axis_stays_inside_the_plot() -> None:
+    plot = line_plot("growth", "frames", "MB", [Series("memory", ((0.0, 1.0), (2000.0, 1.0)))])
+    texts = {text.text: float(text.attrib["x"]) for text in ET.fromstring(plot).iter(f"{SVG}text")}
+    assert texts["2,000"] + 0.5 * 7 * len("2,000") <= WIDTH  # 7 units a digit
 
 
 @pytest.mark.parametrize("high", [0.003, 0.7, 1.0, 4.2, 28.0, 99.9, 3517.4, 1e9])

@@ -1,0 +1,162 @@
+"""A network in two halves with the empty-frame gate between them, on the CPU.
+
+The halves are files of the bundle (`gate/encoder.onnx`, `gate/decoder.onnx`), loaded by one of the engines; parity was
+measured with both, no frame skipped. What the engine makes of them here is held to the goldens before it serves: masks,
+and scores.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.backends import GatedBackend, Inference
+from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
+from breastseg_deploy.backends.processor import this_processor
+from breastseg_deploy.backends.proof import prove_on_cpu
+from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, Bundle
+from breastseg_deploy.errors import BundleError, ParityError
+from breastseg_deploy.gate import Gate
+from breastseg_deploy.preprocess import network_input
+
+
+class Halves(Protocol):
+    """Both halves of a network, loaded by one engine. One thread at a time calls it.
+
+    Attributes:
+        name: of the backend.
+        title: name, version and settings of the engine.
+    """
+
+    name: str
+    title: str
+
+    def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
+        """Score and features of one preprocessed frame (1, 4, H, W); the features are good until the next call.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+
+    def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
+        """Probability (1, 1, H, W) of the last frame's features; good until the next call.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+
+
+class GatedCpu:
+    """A backend that leaves the decoder out where the gate finds a frame empty; batches are run frame by frame."""
+
+    def __init__(self, halves: Halves, bundle: Bundle) -> None:
+        self._halves = halves
+        self._gate = bundle_gate(bundle)
+        self._size_px = bundle.manifest.frame.size_px
+        self._gabor = bundle.manifest.gabor.parameters()
+        self._threads = this_processor().cores
+        self._turn = threading.Lock()
+
+    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+        """Probabilities (N, H, W) of a checked batch (N, H, W, 3), and scores; no frame is skipped."""
+        return self._infer(rgb, -np.inf)
+
+    def infer_gated(self, rgb: NDArray[np.uint8]) -> Inference:
+        """The same, with the probability 0 for each frame whose score lies under the gate's threshold."""
+        return self._infer(rgb, self._gate.serving_threshold)
+
+    def close(self) -> None:
+        """Drop both halves."""
+        self._halves.close()
+
+    def _infer(self, rgb: NDArray[np.uint8], least_score: float) -> Inference:
+        probability = np.zeros((len(rgb), *self._size_px), np.float32)
+        scores, skipped = np.empty(len(rgb), np.float32), np.zeros(len(rgb), np.bool_)
+        seconds = {"preprocess": 0.0, "encoder": 0.0, "decoder": 0.0}
+        for number in range(len(rgb)):
+            started = time.perf_counter()
+            tensor = network_input(rgb[number : number + 1], self._gabor, self._threads)
+            preprocessed = time.perf_counter()
+            with self._turn:
+                scores[number], features = self._halves.encode(tensor)
+                encoded = time.perf_counter()  # with waiting for other threads
+                skipped[number] = scores[number] < least_score  # false for NaN, whose probabilities are then refused
+                if not skipped[number]:
+                    probability[number] = self._halves.decode(features)[0, 0]
+            for stage, since, until in (
+                ("preprocess", started, preprocessed),
+                ("encoder", preprocessed, encoded),
+                ("decoder", encoded, time.perf_counter()),
+            ):
+                seconds[stage] += until - since
+        return Inference(probability, seconds, scores=scores, skipped=skipped)
+
+
+def open_gated(halves: Halves, bundle: Bundle) -> GatedCpu:
+    """Both halves as a backend, once masks and scores of the bundle's goldens have come out right on this machine.
+
+    Raises:
+        BackendError: the engine failed.
+        ParityError: a golden misses the limit, or its score the margin.
+        BundleError: the bundle holds no gate, or a golden is damaged.
+    """
+    try:
+        backend = GatedCpu(halves, bundle)
+        engine = {"engine": halves.title, "encoder": bundle.manifest.files[GATE_ENCODER].sha256}
+        prove_on_cpu(
+            f"gate-{halves.name}", bundle, GATE_DECODER, engine, lambda: hold_gated(backend, bundle, halves.title)
+        )
+    except BaseException:
+        halves.close()
+        raise
+    return backend
+
+
+def hold_gated(backend: GatedBackend, bundle: Bundle, way: str) -> tuple[GoldenResult, ...]:
+    """Hold a gated backend to the goldens: masks with no frame skipped, and scores.
+
+    Raises:
+        ParityError: a mask misses the limit of the decoder's file, or a score lies further from the reference's than
+            the gate's margin.
+    """
+    gate, goldens, threshold = bundle_gate(bundle), bundle.goldens(), bundle.manifest.threshold
+    expected = dict(zip(bundle.manifest.goldens, gate.golden_scores, strict=True))
+    for golden in goldens:
+        scores = backend.infer(golden.frame[np.newaxis]).scores
+        score = float("nan") if scores is None else float(scores[0])
+        if not abs(score - expected[golden.name]) <= gate.margin:
+            raise ParityError(
+                f"the gate scores {golden.name} {score:.6f} by {way}, the reference {expected[golden.name]:.6f}, "
+                f"further apart than {gate.margin}; do not use the gate on this machine: run `breastseg doctor`"
+            )
+
+    def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        probability = backend.infer(rgb).checked(rgb.shape[:3], way).probability
+        return (probability >= threshold).astype(np.uint8), probability
+
+    return hold_goldens(goldens, run, 1, bundle.manifest.limits_of(GATE_DECODER).worst_dice, way)
+
+
+def bundle_gate(bundle: Bundle) -> Gate:
+    """The bundle's gate.
+
+    Raises:
+        BundleError: it holds none, or one without a score for each golden.
+    """
+    gate = bundle.manifest.gate
+    if gate is None:
+        raise BundleError(
+            f"{bundle.path} holds no empty-frame gate; fit one with `breastseg fit-gate` and export that checkpoint, "
+            "or open the bundle without gate"
+        )
+    if len(gate.golden_scores) != len(bundle.manifest.goldens):
+        raise BundleError(f"{bundle.path}: its gate has no score for each golden; export it again")
+    return gate

@@ -1,0 +1,145 @@
+"""Everything that an export makes, held to the float32 reference on the samples."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from tqdm import tqdm
+
+from breastseg_deploy.bundle import GATE_DECODER, MODEL, NETWORK_FP16
+from breastseg_deploy.gate import Gate
+from breastseg_deploy.manifest import HalfPrecision
+from breastseg_export import artefacts
+from breastseg_export.gated import gated_in_onnxruntime, measured_gate, reference_scores
+from breastseg_export.half import half_network
+from breastseg_export.islands import IslandSearch, described, watched_frames
+from breastseg_export.layers import island_modules
+from breastseg_export.parity import (
+    FP16_LIMITS,
+    FP32_LIMITS,
+    HALF_LIMITS,
+    Artefact,
+    ParityRun,
+    compare,
+    failures,
+    stricter,
+)
+from breastseg_export.ranges import Watch, necessary_islands
+from breastseg_export.samples import Samples
+from breastseg_train.checkpoint import Checkpoint
+
+_ATTEMPTS = 3
+"""Sets of float32 islands that are held to all frames before an export gives up."""
+
+
+def half_parity(
+    checkpoint: Checkpoint,
+    graphs: dict[str, onnx.ModelProto],
+    network: onnx.ModelProto,
+    samples: Samples,
+    min_dice: float | None,
+    say: Callable[[str], None],
+) -> tuple[ParityRun, HalfPrecision]:
+    """Parity with a float16 network, which is put into `graphs`: the one with the smallest set of float32 islands.
+
+    Where that set fails on all frames, larger ones are tried.
+    """
+    say(f"measuring the range of each layer on {samples.description}")
+    watch = Watch(network)
+    with _progress(samples, "ranges") as bar:
+        frames = watched_frames(watch, samples, checkpoint.model.architecture.gabor, checkpoint.threshold, bar.update)
+    necessary = necessary_islands(network, watch.ranges)
+    say(f"{len(necessary)} nodes must be float32; looking for the smallest set of further ones")
+    limits = stricter(FP16_LIMITS, min_dice)
+    search = IslandSearch(network, necessary, frames, checkpoint.threshold, limits)
+    groups = search.smallest()
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        islands = search.islands(groups)
+        graphs[NETWORK_FP16] = half_network(network, islands)
+        more = ", ".join(search.in_order(groups)) or "none"
+        say(f"measuring parity on {samples.description}; further layers in float32: {more}")
+        modules = island_modules(checkpoint.model, network, islands)
+        run = parity(checkpoint, graphs, modules, samples, min_dice)
+        larger = search.larger(groups) if attempts_left and _only_half_fails(run) else None
+        if larger is None:
+            break
+        groups = larger
+    return run, described(search, groups, watch, necessary)
+
+
+def _only_half_fails(run: ParityRun) -> bool:
+    failing = [title for title, summary in run.summaries.items() if failures({title: summary})]
+    return bool(failing) and all(run.summaries[title].artefact == NETWORK_FP16 for title in failing)
+
+
+def parity(
+    checkpoint: Checkpoint,
+    graphs: dict[str, onnx.ModelProto],
+    float32_modules: tuple[str, ...],
+    samples: Samples,
+    min_dice: float | None,
+) -> ParityRun:
+    """Parity of every graph of the bundle.
+
+    Args:
+        checkpoint: the reference.
+        graphs: by file name.
+        float32_modules: that stay in float32 where the network runs in torch `.half()`.
+        samples: the frames.
+        min_dice: see `ExportSettings`.
+
+    Raises:
+        ParityError: the reference's own answer is not finite.
+    """
+    model, gabor = checkpoint.model, checkpoint.model.architecture.gabor
+    compared = [
+        Artefact(
+            MODEL,
+            "ONNX Runtime",
+            artefacts.portable_in_onnxruntime(graphs[MODEL]),
+            stricter(FP32_LIMITS, min_dice),
+        )
+    ]
+    if GATE_DECODER in graphs:
+        segment, _ = gated_in_onnxruntime(graphs, gabor)
+        compared.append(Artefact(GATE_DECODER, "ONNX Runtime", segment, stricter(FP32_LIMITS, min_dice)))
+    if NETWORK_FP16 in graphs:
+        compared += [
+            Artefact(
+                NETWORK_FP16,
+                "ONNX Runtime",
+                artefacts.network_in_onnxruntime(graphs[NETWORK_FP16], gabor),
+                stricter(FP16_LIMITS, min_dice),
+            ),
+            Artefact(
+                NETWORK_FP16,
+                "torch .half()",
+                artefacts.half_in_torch(model, float32_modules),
+                stricter(HALF_LIMITS, min_dice),
+            ),
+        ]
+    with _progress(samples, "parity") as bar:
+        return compare(artefacts.reference(model), compared, samples, checkpoint.threshold, bar.update)
+
+
+def gate_parity(
+    checkpoint: Checkpoint, graphs: dict[str, onnx.ModelProto], samples: Samples, run: ParityRun
+) -> Gate | None:
+    """The gate as the manifest states it; None for a checkpoint without one.
+
+    Raises:
+        ParityError: its scores are not the reference's.
+    """
+    if checkpoint.gate is None:
+        return None
+    _, exported = gated_in_onnxruntime(graphs, checkpoint.model.architecture.gabor)
+    reference = reference_scores(checkpoint.model, checkpoint.gate)
+    with _progress(samples, "gate") as bar:
+        return measured_gate(checkpoint.gate, reference, exported, samples, run, bar.update)
+
+
+def _progress(samples: Samples, what: str) -> Any:
+    return tqdm(total=len(samples), desc=what, unit="frame", disable=not sys.stderr.isatty())

@@ -1,0 +1,327 @@
+"""The empty-frame gate in the runtime: what it skips, what every answer says of it, and when it does not serve."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from surgery import edit_manifest, put_constant_model
+
+from breastseg_deploy import BackendError, BundleError, ParityError, Segmenter
+from breastseg_deploy.backends.choice import choose
+from breastseg_deploy.backends.gated import GatedCpu
+from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, Bundle
+from breastseg_deploy.cli.main import main
+from breastseg_deploy.gate import Gate
+from breastseg_deploy.gate_check import check_gate
+from breastseg_deploy.images import find_frames, png_bytes
+from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.storage import make_folder
+
+SIDE = 128
+ENGINES = ("openvino", "onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cache of the test's own: every engine runs the goldens again."""
+    monkeypatch.setenv("BREASTSEG_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def gated_copy(gated_bundle: Path, tmp_path: Path) -> Path:
+    copytree(gated_bundle, tmp_path / "gated")
+    return tmp_path / "gated"
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> NDArray[np.uint8]:
+    """Ten phantoms, four with cells, (10, 128, 128)."""
+    return np.stack([phantom_frame(number, (SIDE, SIDE)).frame for number in range(10)])
+
+
+@pytest.fixture(scope="module")
+def with_cells() -> NDArray[np.bool_]:
+    return np.array([phantom_frame(number, (SIDE, SIDE)).mask.any() for number in range(10)])
+
+
+def set_gate(bundle: Path, **fields: Any) -> None:
+    edit_manifest(bundle, lambda raw: raw["gate"].update(fields))
+
+
+def write_frames(folder: Path, count: int = 10) -> Path:
+    for number in range(count):
+        phantom = phantom_frame(number, (SIDE, SIDE))
+        for kind, pixels in (("images", phantom.frame), ("masks", phantom.mask * 255)):
+            make_folder(folder / kind)
+            (folder / kind / f"{phantom.name}.png").write_bytes(png_bytes(pixels))
+    return folder
+
+
+def test_a_bundle_opened_without_it_skips_nothing_and_says_nothing_of_it(
+    gated_bundle: Path, phantoms: NDArray[np.uint8]
+) -> None:
+    with Segmenter.open(gated_bundle, "onnxruntime") as segment:
+        answer = segment(phantoms)
+    assert (answer.skipped, answer.gate_score) == (None, None)
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_frames_that_it_lets_through_have_the_masks_they_have_without_it(
+    gated_bundle: Path, phantoms: NDArray[np.uint8], with_cells: NDArray[np.bool_], backend: str
+) -> None:
+    with Segmenter.open(gated_bundle, backend) as whole, Segmenter.open(gated_bundle, backend, gate=True) as gated:
+        plain, answer = whole(phantoms), gated(phantoms)
+    assert answer.skipped is not None
+    assert answer.gate_score is not None
+    assert (answer.skipped.shape, answer.skipped.dtype, answer.gate_score.dtype) == ((10,), np.bool_, np.float32)
+    assert answer.skipped.any()
+    assert not answer.skipped[with_cells].any()
+    np.testing.assert_array_equal(answer.mask[~answer.skipped], plain.mask[~answer.skipped])
+    np.testing.assert_allclose(answer.probability[~answer.skipped], plain.probability[~answer.skipped], atol=1e-4)
+    assert not answer.mask[answer.skipped].any()
+    assert not answer.probability[answer.skipped].any()
+    assert list(answer.timings) == ["contract", "preprocess", "encoder", "decoder", "threshold", "total"]
+
+
+def test_engines_score_alike(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
+    scores = []
+    for backend in ENGINES:
+        with Segmenter.open(gated_bundle, backend, gate=True) as segment:
+            scores.append(segment(phantoms).gate_score)
+            assert segment.manifest.gate is not None
+            margin = segment.manifest.gate.margin
+    np.testing.assert_allclose(scores[0], scores[1], atol=margin)
+
+
+def test_a_single_frame_is_scored_by_itself(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
+    with Segmenter.open(gated_bundle, "onnxruntime", gate=True) as segment:
+        batch = segment(phantoms)
+        answers = [segment(frame) for frame in phantoms]
+    assert batch.skipped is not None
+    assert [bool(answer.skipped) for answer in answers] == batch.skipped.tolist()
+    assert {(np.shape(answer.skipped), np.shape(answer.gate_score)) for answer in answers} == {((), ())}
+
+
+def test_threads_get_their_own_answers(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
+    with Segmenter.open(gated_bundle, "openvino", gate=True) as segment:
+        expected = segment(phantoms)
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(segment, np.concatenate([phantoms, phantoms])))
+    for number, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer.mask, expected.mask[number % 10])
+        assert float(answer.gate_score or 0) == float(
+            (expected.gate_score if expected.gate_score is not None else [])[number % 10]
+        )
+
+
+def test_auto_passes_over_every_gpu_with_the_reason(gated_bundle: Path) -> None:
+    found = choose(Bundle.open(gated_bundle), gate=True)
+    found.backend.close()
+    assert (found.name in ENGINES, found.artefact) == (True, GATE_DECODER)
+    assert "tensorrt, tensorrt-rtx, onnxruntime-cuda (serves no empty-frame gate, which runs on the CPU alone)" in (
+        found.reason
+    )
+
+
+def test_a_gpu_backend_asked_for_by_name_serves_no_gate(gated_bundle: Path) -> None:
+    with pytest.raises(BackendError, match="tensorrt serves no empty-frame gate"):
+        Segmenter.open(gated_bundle, "tensorrt", gate=True)
+
+
+def test_a_bundle_without_a_gate_is_refused(demo_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="holds no empty-frame gate; fit one with `breastseg fit-gate`"):
+        Segmenter.open(demo_bundle, gate=True)
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_score_that_is_not_the_references_keeps_the_gate_from_serving(gated_copy: Path, backend: str) -> None:
+    gate = Bundle.open(gated_copy).manifest.gate
+    assert gate is not None
+    set_gate(gated_copy, golden_scores=[gate.golden_scores[0] + 0.01, *gate.golden_scores[1:]])
+    with pytest.raises(ParityError, match=r"the gate scores goldens/golden-1.npz .* further apart than 0.001"):
+        Segmenter.open(gated_copy, backend, gate=True)
+    Segmenter.open(gated_copy, backend).close()
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_decoder_that_answers_otherwise_keeps_the_gate_from_serving(
+    gated_copy: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GatedCpu, "_infer", _answering_nothing(GatedCpu._infer))
+    with pytest.raises(ParityError, match=r"golden goldens/golden-\d.npz came out with Dice 0.0"):
+        Segmenter.open(gated_copy, backend, gate=True)
+
+
+def _answering_nothing(infer: Any) -> Any:
+    def wrong(self: GatedCpu, rgb: NDArray[np.uint8], least_score: float) -> Any:
+        found = infer(self, rgb, least_score)
+        found.probability[:] = 0
+        return found
+
+    return wrong
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_half_with_other_inputs_is_a_backend_error(gated_copy: Path, backend: str) -> None:
+    put_constant_model(gated_copy, ["N", 1, SIDE, SIDE], 0.0, name=GATE_DECODER)
+    with pytest.raises(BackendError):
+        Segmenter.open(gated_copy, backend, gate=True)
+
+
+def test_a_missing_half_is_refused_at_opening(gated_copy: Path) -> None:
+    edit_manifest(gated_copy, lambda raw: raw["files"].pop(GATE_ENCODER))
+    with pytest.raises(BundleError, match=GATE_ENCODER):
+        Segmenter.open(gated_copy)
+
+
+def test_the_self_test_skips_no_golden_whatever_the_threshold(gated_copy: Path, phantoms: NDArray[np.uint8]) -> None:
+    set_gate(gated_copy, threshold=1e6)
+    with Segmenter.open(gated_copy, "onnxruntime", gate=True) as segment:
+        assert min(result.dice for result in segment.self_test()) >= 0.9999
+        answer = segment(phantoms)
+    assert answer.skipped is not None
+    assert answer.skipped.all()
+    assert not answer.mask.any()
+
+
+def test_the_proof_is_kept_and_hangs_on_both_halves(gated_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from breastseg_deploy.backends import gated
+
+    runs: list[str] = []
+    hold = gated.hold_gated
+
+    def counted(backend: Any, bundle: Bundle, way: str) -> Any:
+        runs.append(way)
+        return hold(backend, bundle, way)
+
+    monkeypatch.setattr(gated, "hold_gated", counted)
+    for _ in range(2):
+        Segmenter.open(gated_copy, "onnxruntime", gate=True).close()
+    assert len(runs) == 1
+    edit_manifest(gated_copy, lambda raw: raw["parity"][1]["limits"].update(worst_dice=0.99999))
+    Segmenter.open(gated_copy, "onnxruntime", gate=True).close()
+    assert len(runs) == 2
+
+
+class FakeHalves:
+    """Scores by the mean of a frame's first channel; notices two threads at once."""
+
+    name, title = "fake", "fake"
+
+    def __init__(self, score: float) -> None:
+        self.score, self.decoded, self._busy = score, 0, threading.Lock()
+
+    def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
+        assert self._busy.acquire(blocking=False), "two threads at once"
+        self._busy.release()
+        return self.score, ()
+
+    def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
+        self.decoded += 1
+        return np.full((1, 1, SIDE, SIDE), np.nan if np.isnan(self.score) else 0.75, np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_score_within_the_margin_of_the_threshold_skips_nothing(
+    gated_bundle: Path, phantoms: NDArray[np.uint8]
+) -> None:
+    bundle = Bundle.open(gated_bundle)
+    gate = bundle.manifest.gate
+    assert gate is not None
+    rgb = np.stack([phantoms[0]] * 3, axis=2)[np.newaxis]
+    for beyond, skipped in ((0.5, False), (1.5, True)):
+        halves = FakeHalves(gate.threshold - beyond * gate.margin)
+        found = GatedCpu(halves, bundle).infer_gated(rgb)
+        assert found.skipped is not None
+        assert (found.skipped.tolist(), halves.decoded) == ([skipped], 0 if skipped else 1)
+
+
+def test_a_score_that_is_no_number_is_refused_and_not_skipped(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
+    found = GatedCpu(FakeHalves(float("nan")), Bundle.open(gated_bundle)).infer_gated(
+        np.stack([phantoms[0]] * 3, axis=2)[np.newaxis]
+    )
+    assert found.skipped is not None
+    assert not found.skipped.any()
+    with pytest.raises(BackendError, match="values from nan"):
+        found.checked((1, SIDE, SIDE), "fake")
+
+
+def test_the_chance_of_misses_is_that_of_a_threshold_of_its_rank(gated_bundle: Path) -> None:
+    """One calibration frame and rank 1: any number of misses is as likely as any other."""
+    gate = Bundle.open(gated_bundle).manifest.gate
+    assert gate is not None
+    even = gate.model_copy(update={"frames_with_cells": 1, "miss_bound": 0.5})
+    assert [even.chance(4, missed) for missed in range(5)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
+    draws = np.random.default_rng(0)
+    missed = draws.binomial(30, draws.beta(2, 40 + 1 - 2, 200_000))
+    ranked = gate.model_copy(update={"frames_with_cells": 40, "miss_bound": 2 / 41})
+    assert ranked.chance(30, 4) == pytest.approx((missed >= 4).mean(), abs=0.003)
+
+
+def test_the_check_counts_what_is_skipped_missed_and_saved(gated_bundle: Path, tmp_path: Path) -> None:
+    files = find_frames([write_frames(tmp_path / "data")])
+    with Segmenter.open(gated_bundle, "onnxruntime", gate=True) as segment:
+        check = check_gate(segment, files)
+        skipped = [bool(segment(phantom_frame(number, (SIDE, SIDE)).frame).skipped) for number in range(10)]
+    assert (check.frames, check.by_truth, check.frames_with_cells, check.missed) == (10, True, 4, 0)
+    assert check.skipped == sum(skipped) > 0
+    assert check.chance == pytest.approx(1)
+    assert check.mean_seconds > 0 < check.mean_seconds_without
+
+
+def test_more_misses_than_promised_fail_the_check(gated_copy: Path, tmp_path: Path) -> None:
+    set_gate(gated_copy, threshold=1e6)
+    files = find_frames([write_frames(tmp_path / "data")])
+    with Segmenter.open(gated_copy, "onnxruntime", gate=True) as segment, pytest.raises(ParityError) as failure:
+        check_gate(segment, files)
+    assert "the gate skips 4 of 4 frames with cells (such as phantom" in str(failure.value)
+    assert "these frames are not like those it was calibrated on" in str(failure.value)
+
+
+def test_without_ground_truth_the_mask_without_the_gate_tells(gated_bundle: Path, tmp_path: Path) -> None:
+    files = find_frames([write_frames(tmp_path / "data", 3) / "images"])
+    with Segmenter.open(gated_bundle, "onnxruntime", gate=True) as segment:
+        check = check_gate(segment, files)
+    assert not check.by_truth
+
+
+def test_commands_say_what_was_skipped(gated_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = write_frames(tmp_path / "data", 4)
+    asked = [str(gated_bundle), str(frames / "images"), "--output", str(tmp_path / "out"), "--gate", "--json"]
+    assert main(["segment", *asked, "--backend", "onnxruntime"]) == 0
+    printed = capsys.readouterr()
+    answers = json.loads(printed.out)["frames"]
+    skipped = sum(answer["skipped"] for answer in answers)
+    assert 0 < skipped < 4
+    assert f"empty-frame gate: {skipped} of 4 frames skipped" in printed.err
+    assert "empty-frame gate on: a frame with cells like those of the calibration is skipped" in printed.err
+    assert all((answer["cell_pixels"] == 0) >= answer["skipped"] for answer in answers)
+    assert main(["verify", str(gated_bundle), "--frames", str(frames), "--gate", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["gate"]["skipped"] == skipped
+    assert f"4 frames, 2 with cells by ground truth: {skipped} skipped, 0 of them with cells" in printed.err
+    assert main(["inspect", str(gated_bundle)]) == 0
+    assert "empty-frame gate    off unless asked for; a frame with cells" in capsys.readouterr().out
+
+
+def test_a_gate_of_the_manifest_must_be_whole(gated_copy: Path) -> None:
+    edit_manifest(gated_copy, lambda raw: raw["gate"].pop("miss_bound"))
+    with pytest.raises(BundleError, match=r"gate\.miss_bound"):
+        Bundle.open(gated_copy)
+
+
+def test_the_promise_is_in_words(gated_bundle: Path) -> None:
+    gate = Bundle.open(gated_bundle).manifest.gate
+    assert isinstance(gate, Gate)
+    assert "skipped with a probability of at most 0.0" in gate.promise
