@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+from filelock import FileLock
 
 from breastseg_deploy.backends.nvidia import NoGpu, look_for_gpu
 from breastseg_deploy.images import png_bytes
@@ -57,27 +58,44 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
         yield
 
 
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that takes long to make, made by the first of the run's processes that needs it."""
+    own = factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with FileLock(f"{place}.lock"):
+        if not (place / "made").exists():
+            place.mkdir()  # fails where making it failed before: then it fails again, with the same error first
+            make(place)
+            (place / "made").touch()
+    return place
+
+
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the demo checkpoint for 128 x 128 frames, made once; tests that alter it take `bundle_copy`."""
-    from breastseg_export.exporter import export_bundle
-    from breastseg_export.settings import ExportSettings
 
-    bundle = tmp_path_factory.mktemp("demo") / "bundle"
-    export_bundle(ExportSettings("demo", bundle, size_px=BUNDLE_SIDE_PX))
-    return bundle
+    def make(place: Path) -> None:
+        from breastseg_export.exporter import export_bundle
+        from breastseg_export.settings import ExportSettings
+
+        export_bundle(ExportSettings("demo", place / "bundle", size_px=BUNDLE_SIDE_PX))
+
+    return _made_once(tmp_path_factory, "demo", make) / "bundle"
 
 
 @pytest.fixture(scope="session")
 def gated_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo checkpoint with an empty-frame gate fitted and calibrated on phantoms, exported for 128 x 128 frames."""
+    return _made_once(tmp_path_factory, "gated", _export_gated) / "bundle"
+
+
+def _export_gated(place: Path) -> None:
     from breastseg_export.exporter import export_bundle
     from breastseg_export.settings import ExportSettings
     from breastseg_train.checkpoint import load_checkpoint, save_checkpoint
     from breastseg_train.data import read_data_set
     from breastseg_train.empty_frame_gate import fit_gate
 
-    place = tmp_path_factory.mktemp("gated")
     size_px = (BUNDLE_SIDE_PX, BUNDLE_SIDE_PX)
     for number in range(60):
         phantom, split = phantom_frame(100 + number, size_px), "fit" if number < 20 else "calibrate"
@@ -89,7 +107,6 @@ def gated_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gate = fit_gate(checkpoint.model, data, ["fit"], ["calibrate"], recall=0.9)
     save_checkpoint(replace(checkpoint, gate=gate), place / "gated.safetensors")
     export_bundle(ExportSettings(str(place / "gated.safetensors"), place / "bundle", "fp32", size_px=BUNDLE_SIDE_PX))
-    return place / "bundle"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copy
 
 import pytest
 
@@ -22,10 +23,18 @@ pytestmark = pytest.mark.data
 def exported(
     microscopy: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Manifest, Path, Path]:
-    """The demo checkpoint exported at 512 x 512 with parity on the public test frames."""
-    frames = microscopy("public/test")
-    bundle = tmp_path_factory.mktemp("public") / "bundle"
-    return export_bundle(ExportSettings("demo", bundle, frames=frames)), bundle, frames
+    """The demo checkpoint exported at 512 x 512 with parity on every second of the public test frames.
+
+    All of them take twice the time; docs/RESULTS.md has their figures and the command.
+    """
+    frames, place = microscopy("public/test"), tmp_path_factory.mktemp("public")
+    for number, frame in enumerate(sorted((frames / "images").iterdir())):
+        for kind in ("images", "masks"):
+            (place / "half" / kind).mkdir(parents=True, exist_ok=True)
+            if number % 2 == 0:
+                copy(frames / kind / frame.name, place / "half" / kind)
+    manifest = export_bundle(ExportSettings("demo", place / "bundle", frames=place / "half"))
+    return manifest, place / "bundle", frames
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +47,9 @@ def checked(exported: tuple[Manifest, Path, Path]) -> FrameCheck:
 
 def test_every_artefact_agrees_with_pytorch_on_the_public_test_frames(exported: tuple[Manifest, Path, Path]) -> None:
     manifest, _, _ = exported
-    assert manifest.parity_frames == "33 frames from files, 33 with ground truth"
+    assert manifest.parity_frames == "17 frames from files, 17 with ground truth"
     for parity in manifest.parity:
-        assert parity.frames == 33
+        assert (parity.frames, parity.frames_with_cells >= 6) == (17, True)
         assert parity.worst_dice >= parity.limits.worst_dice
         assert parity.dice_change is not None
         assert abs(parity.dice_change) <= 0.001
