@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from breastseg_deploy.errors import OutputError
 
@@ -53,6 +54,22 @@ def check_output_folder(path: Path, *, force: bool) -> None:
             raise OutputError(f"the output folder {path} is not empty; empty it, choose another, or pass --force")
     except OSError as err:
         raise OutputError(f"cannot look into {path}: {_reason(err)}; choose another --output") from err
+
+
+def check_output_file(path: Path) -> None:
+    """Refuse, before long work, a file that exists or cannot be written; its folder is made.
+
+    Raises:
+        OutputError: something stands there, or the folder cannot be made or written to.
+    """
+    if path.exists() or path.is_symlink():
+        raise OutputError(f"{path} exists and may be in use; choose another --output")
+    make_folder(path.parent)
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as err:
+        raise OutputError(f"cannot write to {path.parent}: {_reason(err)}; choose another --output") from err
 
 
 def check_replaceable(path: Path, mark: str) -> None:

@@ -12,7 +12,13 @@ import pytest
 
 from breastseg_deploy import storage
 from breastseg_deploy.errors import OutputError
-from breastseg_deploy.storage import check_output_folder, folder_written_whole, make_folder, write_whole
+from breastseg_deploy.storage import (
+    check_output_file,
+    check_output_folder,
+    folder_written_whole,
+    make_folder,
+    write_whole,
+)
 
 FULL_DISK = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " + (
     "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
@@ -319,3 +325,16 @@ def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"cannot make the folder .*: not a directory; choose another --output"):
         make_folder(tmp_path / "file" / "a")
+
+
+def test_an_output_file_is_checked_before_long_work(tmp_path: Path) -> None:
+    check_output_file(tmp_path / "new" / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="exists and may be in use"):
+        check_output_file(tmp_path / "file")
+    with pytest.raises(OutputError, match="cannot make the folder"):
+        check_output_file(tmp_path / "file" / "below")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="exists and may be in use"):
+        check_output_file(tmp_path / "link")

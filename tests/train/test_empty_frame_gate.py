@@ -202,7 +202,7 @@ def test_the_command_writes_a_new_checkpoint_and_says_what_it_promises(
     loaded = load_checkpoint(gated)
     assert (loaded.threshold, loaded.details, loaded.gate is not None) == (0.3, {"data": "discs"}, True)
     assert main(asked) == 1
-    assert f"{gated} exists" in capsys.readouterr().err
+    assert f"{gated} exists and may be in use" in capsys.readouterr().err
     assert (
         main(
             [

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from breastseg_deploy.errors import BreastsegError, CheckpointError
+from breastseg_deploy.errors import BreastsegError, CheckpointError, OutputError
 from breastseg_deploy.gate import GateCalibration
+from breastseg_deploy.storage import write_whole
 from breastseg_train.architecture import Architecture
 from breastseg_train.empty_frame_gate import FittedGate, gate_for
 from breastseg_train.model import SegmentationModel
@@ -63,7 +64,12 @@ class _Header(BaseModel):
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
-    """Write a checkpoint; `half` stores floating-point tensors as float16 (they are computed in float32 all the same).
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        checkpoint: what to write.
+        path: the file's place.
+        half: store floating-point tensors as float16; they are computed in float32 all the same.
 
     Raises:
         CheckpointError: the file cannot be written, or a weight does not fit float16.
@@ -85,8 +91,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
         if unfit:
             raise CheckpointError(f"{unfit[0]} holds values beyond float16; save this checkpoint in float32")
     try:
-        save_file(state, path, metadata={_HEADER_KEY: json.dumps(header)})
-    except (OSError, SafetensorError) as err:
+        write_whole(path, save(state, metadata={_HEADER_KEY: json.dumps(header)}))
+    except (OutputError, SafetensorError) as err:
         raise CheckpointError(f"cannot write the checkpoint {path}: {err}") from err
 
 

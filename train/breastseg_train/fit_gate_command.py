@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from breastseg_deploy.cli.command import Command, print_json
-from breastseg_deploy.errors import OutputError
+from breastseg_deploy.storage import check_output_file
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_train.data import read_data_set
     from breastseg_train.empty_frame_gate import fit_gate
 
-    if arguments.output.exists():
-        raise OutputError(f"{arguments.output} exists; name a new file, the old one may be in use")
+    check_output_file(arguments.output)
     checkpoint = load_checkpoint(arguments.checkpoint)
     data = read_data_set(arguments.data, [*arguments.fit_on, *arguments.calibrate_on])
     count = len(data.samples([*arguments.fit_on, *arguments.calibrate_on]))
