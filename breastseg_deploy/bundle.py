@@ -74,6 +74,12 @@ class Bundle:
         needed = {MODEL, *bundle.manifest.goldens, *engines, *gate} - bundle.manifest.files.keys()
         if needed:
             raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
+        found = bundle.manifest.gate
+        if found is not None and found.size_px != bundle.manifest.frame.size_px:
+            raise BundleError(
+                f"{folder} holds a gate for frames of {found.size_px} px and takes {bundle.manifest.frame.size_px}: "
+                "its promise does not hold for them; export it again"
+            )
         bundle._check_preprocessing()
         return bundle
 

@@ -7,9 +7,14 @@ is left out.
 
 from __future__ import annotations
 
-from math import comb, exp, fsum, lgamma
+from math import exp, fsum, isclose, lgamma
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+LEAST_CHANCE = 0.01
+"""Misses that are less likely than this under a gate's promise are not put down to chance."""
+_ROUNDING = 1e-12
 
 SCORE = "score"
 """Output of the gate's encoder: (N,) float32."""
@@ -47,7 +52,7 @@ class GateCalibration(BaseModel):
     frames_with_cells: int = Field(ge=1)
     frames_empty: int = Field(ge=0)
     empty_skipped: float | None = Field(ge=0, le=1)
-    size_px: tuple[int, int]
+    size_px: tuple[PositiveInt, PositiveInt]
     fitted_on: str
     calibrated_on: str
     data_sha256: str
@@ -58,17 +63,34 @@ class GateCalibration(BaseModel):
         The share that a threshold of rank k misses varies with the calibration frames as a Beta(k, n + 1 - k), so
         misses among new frames are beta-binomial (Angelopoulos and Bates, section 3.2).
         """
-        n = self.frames_with_cells
-        k = round(self.miss_bound * (n + 1))
+        n, k, new = self.frames_with_cells, self.rank, frames_with_cells
 
         def log_beta(a: float, b: float) -> float:
             return lgamma(a) + lgamma(b) - lgamma(a + b)
 
-        return fsum(
-            comb(frames_with_cells, x)
-            * exp(log_beta(x + k, frames_with_cells - x + n + 1 - k) - log_beta(k, n + 1 - k))
-            for x in range(missed, frames_with_cells + 1)
+        def log_ways(x: int) -> float:
+            return lgamma(new + 1) - lgamma(x + 1) - lgamma(new - x + 1)
+
+        terms = (
+            exp(log_ways(x) + log_beta(x + k, new - x + n + 1 - k) - log_beta(k, n + 1 - k))
+            for x in range(missed, new + 1)
         )
+        return min(1.0, fsum(terms))
+
+    @property
+    def rank(self) -> int:
+        """k: which score from below is the threshold."""
+        return round(self.miss_bound * (self.frames_with_cells + 1))
+
+    @model_validator(mode="after")
+    def _bound_is_that_of_its_rank(self) -> Self:
+        if not 1 <= self.rank <= self.frames_with_cells or not isclose(
+            self.miss_bound, self.rank / (self.frames_with_cells + 1)
+        ):
+            raise ValueError(f"miss_bound {self.miss_bound} is no k / (n + 1) of {self.frames_with_cells} frames")
+        if self.miss_bound > 1 - self.recall + _ROUNDING:
+            raise ValueError(f"miss_bound {self.miss_bound} allows more misses than the recall {self.recall}")
+        return self
 
     @property
     def promise(self) -> str:
@@ -87,6 +109,7 @@ class Gate(GateCalibration):
             where its score lies further than that under `threshold`, so that rounding never skips one more.
         largest_score_error: what the export found on the parity frames.
         golden_scores: the reference's scores of the manifest's goldens, in their order.
+        golden_skipped: which of these the gate skips.
         parity_frames_skipped: how many of the parity frames the gate skips, among them
         parity_frames_with_cells_skipped: those in which the reference finds a cell.
     """
@@ -94,8 +117,19 @@ class Gate(GateCalibration):
     margin: float = Field(ge=0)
     largest_score_error: float = Field(ge=0)
     golden_scores: tuple[float, ...]
+    golden_skipped: tuple[bool, ...]
     parity_frames_skipped: int = Field(ge=0)
     parity_frames_with_cells_skipped: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.largest_score_error > self.margin:
+            raise ValueError(f"largest_score_error {self.largest_score_error} is over the margin {self.margin}")
+        if self.parity_frames_with_cells_skipped > self.parity_frames_skipped:
+            raise ValueError("more parity frames with cells are skipped than parity frames")
+        if tuple(score < self.serving_threshold for score in self.golden_scores) != self.golden_skipped:
+            raise ValueError("golden_skipped is not what golden_scores and threshold say")
+        return self
 
     @property
     def serving_threshold(self) -> float:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from breastseg_deploy.backends.gated import bundle_gate
-from breastseg_deploy.errors import ParityError
+from breastseg_deploy.errors import FrameError, ParityError
+from breastseg_deploy.gate import LEAST_CHANCE
 from breastseg_deploy.images import FrameFile, read_rgb, read_truth
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.segmenter import Segmenter
-
-_LEAST_CHANCE = 0.01
-"""So many misses are not put down to chance below this probability."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class GateCheck:
         missed: skipped frames with cells; `missed_frames` names them.
         missed_pixels: cell pixels in these.
         chance: probability that a gate which keeps its promise misses so many of these frames; see `gate.Gate.chance`.
+        contradiction: why the gate's promise cannot hold for frames like these, in a sentence; empty where it can.
         mean_seconds: wall time of a frame with the gate, from array to mask; mean over frames.
         mean_seconds_without: the same without the gate, called in turn.
     """
@@ -41,6 +40,7 @@ class GateCheck:
     missed_frames: tuple[str, ...]
     missed_pixels: int
     chance: float
+    contradiction: str
     mean_seconds: float
     mean_seconds_without: float
 
@@ -60,14 +60,19 @@ def check_gate(
         on_frame: called after each frame.
 
     Raises:
-        FrameError: a frame cannot be read or breaks the contract.
-        ParityError: a frame that the gate let through has another mask than without it; or so many frames with cells
-            are skipped that the gate's promise cannot hold for frames like these.
+        FrameError: a frame cannot be read or breaks the contract, or only some have a ground truth.
+        ParityError: a frame that the gate let through has another mask than without it.
     """
+    without = [file for file in files if file.truth is None]
+    if 0 < len(without) < len(files):
+        raise FrameError(
+            f"all frames or none must have a mask to count misses by, {len(without)} of {len(files)} have none, such "
+            f"as {without[0].path}; add the masks, or give the folder images/ alone"
+        )
     gate = bundle_gate(segment.bundle)
     limit = segment.manifest.limits_of(segment.artefact).worst_dice
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    skipped, with_cells, by_truth, missed = 0, 0, True, dict[str, int]()
+    skipped, with_cells, missed = 0, 0, dict[str, int]()
     with Segmenter.open(segment.bundle.path, segment.backend) as whole:
         for number, file in enumerate(files):
             rgb = read_rgb(file, segment.manifest.frame.size_px, bit_depth)
@@ -76,7 +81,6 @@ def check_gate(
             for gated in (True, False) if number % 2 else (False, True):
                 answers[gated] = (segment if gated else whole)(rgb)
                 seconds[gated].append(answers[gated].timings["total"])
-            by_truth = by_truth and truth is not None
             cells = int((answers[False].mask if truth is None else truth).sum())
             with_cells += cells > 0
             if answers[True].skipped:
@@ -88,22 +92,23 @@ def check_gate(
                     "do not use the gate on this machine: run `breastseg doctor`"
                 )
             on_frame()
-    check = GateCheck(
+    chance, contradiction = gate.chance(with_cells, len(missed)), ""
+    if chance < LEAST_CHANCE:
+        contradiction = (
+            f"the gate skips {len(missed)} of {with_cells} frames with cells and promises to skip at most "
+            f"{gate.miss_bound:.4f} of them; by chance that happens with a probability of {chance:.1e}: these frames "
+            "are not like those it was calibrated on, fit it on frames of this kind"
+        )
+    return GateCheck(
         frames=len(files),
-        by_truth=by_truth,
+        by_truth=not without,
         frames_with_cells=with_cells,
         skipped=skipped,
         missed=len(missed),
         missed_frames=tuple(missed),
         missed_pixels=sum(missed.values()),
-        chance=gate.chance(with_cells, len(missed)),
+        chance=chance,
+        contradiction=contradiction,
         mean_seconds=float(np.mean(seconds[True])),
         mean_seconds_without=float(np.mean(seconds[False])),
     )
-    if check.chance < _LEAST_CHANCE:
-        raise ParityError(
-            f"the gate skips {check.missed} of {with_cells} frames with cells (such as {check.missed_frames[0]}), and "
-            f"promises to skip at most {gate.miss_bound:.4f} of them; by chance that happens with a probability of "
-            f"{check.chance:.1e}: these frames are not like those it was calibrated on, fit it on frames of this kind"
-        )
-    return check

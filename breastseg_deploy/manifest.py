@@ -12,7 +12,8 @@ from breastseg_deploy.errors import BundleError
 from breastseg_deploy.gabor import GaborParameters
 from breastseg_deploy.gate import Gate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)
+"""2 has an empty-frame gate, which a runtime that knows 1 alone would refuse as an unknown field."""
 
 Precision = Literal["fp32", "fp16"]
 
@@ -175,7 +176,7 @@ class EngineEntry(_Part):
 class Manifest(_Part):
     """The whole of `manifest.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 1
     name: str
     encoder: str
     decoder_channels: tuple[int, ...]
@@ -236,9 +237,9 @@ def parse_manifest(text: str, place: str) -> Manifest:
     if not isinstance(raw, dict) or "schema_version" not in raw:
         raise BundleError(f"{place} must be a JSON object with a schema_version; it was not made by breastseg-export")
     version = raw["schema_version"]
-    if version != SCHEMA_VERSION:
+    if version not in SCHEMA_VERSIONS:
         raise BundleError(
-            f"{place} has schema version {version!r}, this version reads {SCHEMA_VERSION}; "
+            f"{place} has schema version {version!r}, this version reads {' and '.join(map(str, SCHEMA_VERSIONS))}; "
             "update breastseg-deploy, or export the checkpoint again with this version"
         )
     try:

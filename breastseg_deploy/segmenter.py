@@ -21,6 +21,7 @@ from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import is_single_frame, rgb_batch
 from breastseg_deploy.errors import BackendError, FrameError
+from breastseg_deploy.gate import Gate
 from breastseg_deploy.manifest import Manifest
 
 _LOG = logging.getLogger("breastseg_deploy")
@@ -57,7 +58,8 @@ class Segmenter:
         bundle: the opened bundle.
         manifest: what the bundle says about itself.
         backend: name of the backend in use.
-        artefact: the bundle's file that it serves: "model.onnx", or "network.fp16.onnx" on a GPU.
+        artefact: the bundle's file that it serves: "model.onnx", "network.fp16.onnx" on a GPU, or "gate/decoder.onnx".
+        gate: the empty-frame gate where the bundle was opened with it, else None.
         backend_reason: which backend was chosen, why, and why each preferred one was passed over; also logged under
             "breastseg_deploy", at WARNING where a better backend ought to have worked, else at INFO.
     """
@@ -70,6 +72,7 @@ class Segmenter:
         self.artefact: str = choice.artefact
         self._engine = choice.backend
         engine = self._engine
+        self.gate: Gate | None = bundle.manifest.gate if isinstance(engine, GatedBackend) else None
         self._infer = engine.infer_gated if isinstance(engine, GatedBackend) else engine.infer
         self._running = 0
         self._closed = False
@@ -100,9 +103,10 @@ class Segmenter:
         opened = Bundle.open(bundle)
         choice = choose(opened, backend, strict=strict, gate=gate)
         _LOG.log(logging.WARNING if choice.fell_back else logging.INFO, "%s: backend %s", opened.path, choice.reason)
-        if gate and opened.manifest.gate is not None:
-            _LOG.info("%s: empty-frame gate on: %s", opened.path, opened.manifest.gate.promise)
-        return cls(opened, choice)
+        opened_segmenter = cls(opened, choice)
+        if opened_segmenter.gate is not None:
+            _LOG.info("%s: empty-frame gate on: %s", opened.path, opened_segmenter.gate.promise)
+        return opened_segmenter
 
     def __call__(self, frames: Any, *, bit_depth: int | None = None, full_scale: float | None = None) -> Segmentation:
         """Segment one frame or a batch; nothing is resized and no range is guessed.

@@ -138,9 +138,11 @@ def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False, gate: bool
         raise BackendError(f"{name} {_NO_GATE}; open the bundle without gate, or with another backend")
     loader.check()
     served = _opened(loader, bundle, gate)
-    return Choice(name, f"{name}: asked for by name", served, GATE_DECODER if gate else loader.artefact)
+    why = f"{name}: asked for by name{_GATE_ON if gate else ''}"
+    return Choice(name, why, served, GATE_DECODER if gate else loader.artefact)
 
 
+_GATE_ON = "; with the empty-frame gate"
 _NO_GATE = "serves no empty-frame gate, which runs on the CPU alone"
 
 
@@ -159,7 +161,7 @@ def _preferred(bundle: Bundle, strict: bool, gate: bool) -> Choice:
         _refuse_the_cpu(bundle, gpu, search.passed_over)
     name, why, backend = _fastest_on_cpu(search)
     artefact = GATE_DECODER if gate else LOADERS[name].artefact
-    return Choice(name, why, backend, artefact, search.failed or isinstance(gpu, Gpu))
+    return Choice(name, why + (_GATE_ON if gate else ""), backend, artefact, search.failed or isinstance(gpu, Gpu))
 
 
 class _Search:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
 from breastseg_deploy.backends.processor import this_processor
 from breastseg_deploy.backends.proof import prove_on_cpu
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, Bundle
-from breastseg_deploy.errors import BundleError, ParityError
+from breastseg_deploy.errors import BackendError, BundleError, ParityError
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.preprocess import network_input
 
@@ -86,11 +87,16 @@ class GatedCpu:
             tensor = network_input(rgb[number : number + 1], self._gabor, self._threads)
             preprocessed = time.perf_counter()
             with self._turn:
-                scores[number], features = self._halves.encode(tensor)
+                score, features = self._halves.encode(tensor)
                 encoded = time.perf_counter()  # with waiting for other threads
-                skipped[number] = scores[number] < least_score  # false for NaN, whose probabilities are then refused
+                if not isfinite(score):
+                    raise BackendError(
+                        f"the gate's score must be a finite number, got {score} by {self._halves.title}; no mask is "
+                        "returned: run `breastseg verify` on this bundle"
+                    )
+                scores[number], skipped[number] = score, score < least_score
                 if not skipped[number]:
-                    probability[number] = self._halves.decode(features)[0, 0]
+                    probability[number] = self._decoded(features)
             for stage, since, until in (
                 ("preprocess", started, preprocessed),
                 ("encoder", preprocessed, encoded),
@@ -98,6 +104,15 @@ class GatedCpu:
             ):
                 seconds[stage] += until - since
         return Inference(probability, seconds, scores=scores, skipped=skipped)
+
+    def _decoded(self, features: Sequence[Any]) -> NDArray[np.float32]:
+        answer = self._halves.decode(features)
+        if answer.shape != (1, 1, *self._size_px) or answer.dtype != np.float32:
+            raise BackendError(
+                f"{GATE_DECODER} must answer with float32 {(1, 1, *self._size_px)}, got {answer.dtype} {answer.shape}; "
+                "no mask is returned: export the bundle again"
+            )
+        return np.asarray(answer[0, 0])
 
 
 def open_gated(halves: Halves, bundle: Bundle) -> GatedCpu:
@@ -110,7 +125,11 @@ def open_gated(halves: Halves, bundle: Bundle) -> GatedCpu:
     """
     try:
         backend = GatedCpu(halves, bundle)
-        engine = {"engine": halves.title, "encoder": bundle.manifest.files[GATE_ENCODER].sha256}
+        engine = {
+            "engine": halves.title,
+            "encoder": bundle.manifest.files[GATE_ENCODER].sha256,
+            "gate": bundle_gate(bundle).model_dump_json(),
+        }
         prove_on_cpu(
             f"gate-{halves.name}", bundle, GATE_DECODER, engine, lambda: hold_gated(backend, bundle, halves.title)
         )
@@ -121,21 +140,26 @@ def open_gated(halves: Halves, bundle: Bundle) -> GatedCpu:
 
 
 def hold_gated(backend: GatedBackend, bundle: Bundle, way: str) -> tuple[GoldenResult, ...]:
-    """Hold a gated backend to the goldens: masks with no frame skipped, and scores.
+    """Hold a gated backend to the goldens: masks with no frame skipped, scores, and what is skipped.
 
     Raises:
-        ParityError: a mask misses the limit of the decoder's file, or a score lies further from the reference's than
-            the gate's margin.
+        ParityError: a mask misses the limit of the decoder's file; a score lies further from the reference's than
+            the gate's margin; a golden is skipped that should not be, or the other way round.
     """
     gate, goldens, threshold = bundle_gate(bundle), bundle.goldens(), bundle.manifest.threshold
-    expected = dict(zip(bundle.manifest.goldens, gate.golden_scores, strict=True))
-    for golden in goldens:
-        scores = backend.infer(golden.frame[np.newaxis]).scores
-        score = float("nan") if scores is None else float(scores[0])
-        if not abs(score - expected[golden.name]) <= gate.margin:
+    for golden, expected, skip in zip(goldens, gate.golden_scores, gate.golden_skipped, strict=True):
+        found = backend.infer_gated(golden.frame[np.newaxis])
+        score = float("nan") if found.scores is None else float(found.scores[0])
+        if not abs(score - expected) <= gate.margin:
             raise ParityError(
-                f"the gate scores {golden.name} {score:.6f} by {way}, the reference {expected[golden.name]:.6f}, "
-                f"further apart than {gate.margin}; do not use the gate on this machine: run `breastseg doctor`"
+                f"the gate scores {golden.name} {score:.6f} by {way}, the reference {expected:.6f}, further apart than "
+                f"{gate.margin}; do not use the gate on this machine: run `breastseg doctor`"
+            )
+        near = abs(expected - gate.serving_threshold) <= gate.margin  # where rounding may decide
+        if found.skipped is None or (bool(found.skipped[0]) != skip and not near):
+            raise ParityError(
+                f"the gate must {'skip' if skip else 'let through'} {golden.name} and did the contrary by {way}; "
+                "do not use the gate on this machine: run `breastseg doctor`"
             )
 
     def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

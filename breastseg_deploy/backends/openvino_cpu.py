@@ -151,10 +151,10 @@ class OpenVinoHalves:
         bundle_gate(bundle)
         ov = load_openvino()
         self.title = f"{_title(ov)} {SETTINGS}"
-        core = ov.Core()
         requests = []
         for file in (GATE_ENCODER, GATE_DECODER):
             with _border(f"cannot load {bundle.path / file}", "try another version of it, or export the bundle again"):
+                core = ov.Core()
                 half = core.read_model(bundle.read(file))
                 half.reshape({name: [1, *shape[1:]] for name, shape in _input_shapes(half).items()})
                 requests.append(_compiled(ov, core, half))

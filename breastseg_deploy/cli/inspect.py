@@ -47,11 +47,14 @@ def _run(arguments: argparse.Namespace) -> int:
         rows.append(("parity", f"{parity.artefact} in {parity.engine}: {figures}"))
     rows.append(("measured on", manifest.parity_frames))
     if manifest.gate is not None:
-        rows.append(("empty-frame gate", f"off unless asked for; {manifest.gate.promise}"))
+        gate = manifest.gate
+        rows.append(("empty-frame gate", f"off unless asked for; {gate.promise}"))
+        figures = f"{gate.parity_frames_skipped}, of these with cells {gate.parity_frames_with_cells_skipped}"
+        rows.append(("parity frames skipped", figures))
     rows += [("engine", _engine(engine)) for engine in manifest.engines]
     rows += [("file", f"{name}, {entry.bytes:,} bytes, all hashes match") for name, entry in manifest.files.items()]
     for key, value in rows:
-        print(f"{key:20}{value}")
+        print(f"{key:23}{value}")
     return 0
 
 

@@ -52,10 +52,12 @@ def _run(arguments: argparse.Namespace) -> int:
     for failure in failed:
         print(f"error: {failure['error']}", file=sys.stderr)
     if arguments.gate:
-        skipped = sum(bool(frame["skipped"]) for frame in done)
-        print(f"empty-frame gate: {skipped} of {len(done)} frames skipped", file=sys.stderr)
+        skipped = [frame["frame"] for frame in done if frame["skipped"]]
+        for name in skipped:
+            print(f"skipped by the empty-frame gate: {name}", file=sys.stderr)
+        print(f"empty-frame gate: {len(skipped)} of {len(done)} frames skipped", file=sys.stderr)
     if arguments.json:
-        print_json({"frames": done, "failed": failed, "backend": segment.backend})
+        print_json({"frames": done, "failed": failed, "backend": segment.backend, "gate": segment.gate is not None})
     else:
         print(f"{len(done)} masks in {arguments.output}" + (f", {len(failed)} frames failed" if failed else ""))
     return 1 if failed else 0

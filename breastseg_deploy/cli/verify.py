@@ -29,6 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from breastseg_deploy.errors import ParityError
     from breastseg_deploy.gate_check import check_gate
     from breastseg_deploy.images import find_frames
     from breastseg_deploy.verification import check_frames
@@ -42,18 +43,31 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"largest probability error {golden.largest_probability_error:.1e}",
                 file=sys.stderr,
             )
-        result: dict[str, Any] = {"goldens": [asdict(golden) for golden in goldens], "backend": segment.backend}
+        result: dict[str, Any] = {
+            "goldens": [asdict(golden) for golden in goldens],
+            "backend": segment.backend,
+            "gate": segment.gate is not None,
+        }
+        contradiction = ""
         if arguments.frames is not None:
             files = find_frames([arguments.frames])
             with tqdm(total=len(files), desc="verify", unit="frame", disable=not sys.stderr.isatty()) as bar:
                 if arguments.gate:
                     gate = check_gate(segment, files, arguments.bit_depth, bar.update)
-                    result["gate"] = asdict(gate)
+                    result["skipping"] = asdict(gate)
+                    contradiction = gate.contradiction
                     _tell_gate(gate)
                 else:
                     check = check_frames(segment, files, arguments.bit_depth, bar.update)
                     result["frames"] = asdict(check)
                     _tell(check)
+        elif arguments.gate:
+            print("what the gate skips was tried on the goldens alone: give --frames of your own", file=sys.stderr)
+    if contradiction:
+        print(f"error: {contradiction}", file=sys.stderr)
+        if arguments.json:
+            print_json({**result, "error": contradiction, "kind": ParityError.__name__})
+        return ParityError.exit_code
     print_json(result) if arguments.json else print(f"{arguments.bundle} is verified on this machine")
     return 0
 

@@ -13,11 +13,18 @@ from breastseg_train.data import Sample, read_frame
 from breastseg_train.evaluation import Predictor
 
 
-def bundle_predictor(segment: Segmenter) -> Predictor:
-    """A predictor that runs an open bundle by its backend, from raw frame to probability; valid while that is open."""
+def bundle_predictor(segment: Segmenter, skips: list[bool]) -> Predictor:
+    """A predictor that runs an open bundle by its backend, from raw frame to probability; valid while that is open.
+
+    Args:
+        segment: open.
+        skips: gets, for each frame, whether the empty-frame gate skipped it; stays as it is without one.
+    """
 
     def predict(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return segment(frames).probability
+        answer = segment(frames)
+        skips.extend([] if answer.skipped is None else map(bool, np.atleast_1d(answer.skipped)))
+        return answer.probability
 
     return predict
 

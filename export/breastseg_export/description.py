@@ -92,6 +92,7 @@ class Exported:
             goldens=tuple(golden.name for golden in self.goldens()),
             engines=engines,
             gate=self.gate,
+            schema_version=1 if self.gate is None else 2,
             files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
             built_with=_versions(),
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -39,13 +39,17 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_train.panel import best_median_worst, panel_png
     from breastseg_train.prediction import seven_fold
 
+    if arguments.gate and arguments.tta:
+        raise ContractError("--gate was calibrated on frames seen once, so --tta cannot go with it; leave one away")
     samples = read_data_set(arguments.data, arguments.splits).samples(arguments.splits)
-    with _opened(arguments, samples) as (described, predict, threshold):
+    skips: list[bool] = []
+    with _opened(arguments, samples, skips) as (described, predict, threshold):
         if arguments.tta:
             predict = seven_fold(predict)
         progress = tqdm(samples, desc="evaluate", unit="frame", file=sys.stderr, disable=not sys.stderr.isatty())
         figures = evaluate(predict, progress, threshold)
-        result = {**described, "splits": arguments.splits, "tta": arguments.tta, **summary(figures)}
+        gated = {"skipped_by_the_gate": sum(skips)} if arguments.gate else {}
+        result = {**described, **gated, "splits": arguments.splits, "tta": arguments.tta, **summary(figures)}
         if arguments.apart is not None:
             result["apart"] = {arguments.apart: summary([f for f in figures if fnmatch(f.name, arguments.apart)])}
         if arguments.panel is not None:
@@ -58,6 +62,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print_json(result)
     else:
         _print_table("all frames", result)
+        if arguments.gate:
+            print(f"  frames skipped by the empty-frame gate: {result['skipped_by_the_gate']}")
         for pattern, apart in result.get("apart", {}).items():
             _print_table(pattern, apart)
     return 0
@@ -65,9 +71,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _opened(
-    arguments: argparse.Namespace, samples: Sequence[Sample]
+    arguments: argparse.Namespace, samples: Sequence[Sample], skips: list[bool]
 ) -> Iterator[tuple[dict[str, str], Predictor, float]]:
-    """What is measured, as JSON tells it; its predictor; its threshold."""
+    """What is measured, as JSON tells it; its predictor, which adds to `skips` what a gate decides; its threshold."""
     from breastseg_deploy.bundle import MANIFEST, Bundle
     from breastseg_train.checkpoint import DEMO, load_checkpoint
 
@@ -77,8 +83,8 @@ def _opened(
 
         check_frame_sizes(samples, Bundle.open(path).manifest.frame.size_px)  # before an engine is built for minutes
         with told_on_stderr(), open_segmenter(path, arguments) as segment:
-            described = {"bundle": str(path), "backend": segment.backend, **({"gate": "on"} if arguments.gate else {})}
-            yield described, bundle_predictor(segment), segment.manifest.threshold
+            described = {"bundle": str(path), "backend": segment.backend}
+            yield described, bundle_predictor(segment, skips), segment.manifest.threshold
         return
     if arguments.backend != "auto" or arguments.strict or arguments.gate:
         raise ContractError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, TENSOR
 from breastseg_deploy.errors import ContractError, ParityError
 from breastseg_deploy.gabor import GaborParameters
-from breastseg_deploy.gate import FEATURES, SCORE, Gate
+from breastseg_deploy.gate import FEATURES, LEAST_CHANCE, SCORE, Gate
 from breastseg_deploy.preprocess import network_input
 from breastseg_export.artefacts import Engine, session
 from breastseg_export.graph import LOGITS, behind_sigmoid, export_graph
@@ -114,9 +114,11 @@ def measured_gate(
     """The gate as the manifest states it, its exported scores held to the reference's on every parity frame.
 
     Raises:
-        ParityError: a score lies further from the reference's than the margin.
+        ParityError: a score lies further from the reference's than the margin; or so many parity frames with cells are
+            skipped that the promise cannot hold for frames like these.
     """
     threshold, largest, skipped, skipped_with_cells = fitted.calibration.threshold, 0.0, 0, 0
+    with_cells = sum(figures.with_cells for figures in next(iter(run.figures.values())))
     for sample, figures in zip(samples, next(iter(run.figures.values())), strict=True):
         expected, found = reference(sample.frame), exported(sample.frame)
         error = abs(found - expected)
@@ -129,11 +131,20 @@ def measured_gate(
         skipped += found < threshold - SCORE_MARGIN
         skipped_with_cells += found < threshold - SCORE_MARGIN and figures.with_cells
         on_frame()
+    chance = fitted.calibration.chance(with_cells, skipped_with_cells)
+    if chance < LEAST_CHANCE:
+        raise ParityError(
+            f"the gate skips {skipped_with_cells} of {with_cells} parity frames with cells, which its promise makes a "
+            f"chance of {chance:.1e}; no bundle was written: export with --frames of the kind that it was calibrated "
+            "on, or fit it on frames of this kind"
+        )
+    scores = tuple(reference(golden.frame) for golden in run.goldens)
     return Gate(
         **fitted.calibration.model_dump(),
         margin=SCORE_MARGIN,
         largest_score_error=largest,
-        golden_scores=tuple(reference(golden.frame) for golden in run.goldens),
+        golden_scores=scores,
+        golden_skipped=tuple(score < threshold - SCORE_MARGIN for score in scores),
         parity_frames_skipped=skipped,
         parity_frames_with_cells_skipped=skipped_with_cells,
     )

@@ -72,8 +72,8 @@ def test_manifest_that_is_no_manifest_is_refused(bundle_copy: Path, content: byt
 
 
 def test_newer_schema_is_refused(bundle_copy: Path) -> None:
-    edit_manifest(bundle_copy, lambda raw: raw.update(schema_version=2))
-    assert "has schema version 2, this version reads 1; update breastseg-deploy" in refusal(
+    edit_manifest(bundle_copy, lambda raw: raw.update(schema_version=3))
+    assert "has schema version 3, this version reads 1 and 2; update breastseg-deploy" in refusal(
         lambda: Bundle.open(bundle_copy)
     )
 

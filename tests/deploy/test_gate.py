@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,14 +12,16 @@ from shutil import copytree
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
-from surgery import edit_manifest, put_constant_model
+from surgery import edit_manifest, put_constant_model, put_sealed
 
-from breastseg_deploy import BackendError, BundleError, ParityError, Segmenter
+from breastseg_deploy import BackendError, BundleError, FrameError, ParityError, Segmenter
+from breastseg_deploy.backends import gated
 from breastseg_deploy.backends.choice import choose
 from breastseg_deploy.backends.gated import GatedCpu
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, Bundle
+from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MANIFEST, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.gate_check import check_gate
@@ -57,6 +60,11 @@ def set_gate(bundle: Path, **fields: Any) -> None:
     edit_manifest(bundle, lambda raw: raw["gate"].update(fields))
 
 
+def skip_everything(bundle: Path) -> None:
+    """A threshold that no frame reaches, in a manifest that agrees with itself."""
+    set_gate(bundle, threshold=1e6, golden_skipped=[True] * 3)
+
+
 def write_frames(folder: Path, count: int = 10) -> Path:
     for number in range(count):
         phantom = phantom_frame(number, (SIDE, SIDE))
@@ -78,8 +86,8 @@ def test_a_bundle_opened_without_it_skips_nothing_and_says_nothing_of_it(
 def test_frames_that_it_lets_through_have_the_masks_they_have_without_it(
     gated_bundle: Path, phantoms: NDArray[np.uint8], with_cells: NDArray[np.bool_], backend: str
 ) -> None:
-    with Segmenter.open(gated_bundle, backend) as whole, Segmenter.open(gated_bundle, backend, gate=True) as gated:
-        plain, answer = whole(phantoms), gated(phantoms)
+    with Segmenter.open(gated_bundle, backend) as whole, Segmenter.open(gated_bundle, backend, gate=True) as skipping:
+        plain, answer = whole(phantoms), skipping(phantoms)
     assert answer.skipped is not None
     assert answer.gate_score is not None
     assert (answer.skipped.shape, answer.skipped.dtype, answer.gate_score.dtype) == ((10,), np.bool_, np.float32)
@@ -184,7 +192,7 @@ def test_a_missing_half_is_refused_at_opening(gated_copy: Path) -> None:
 
 
 def test_the_self_test_skips_no_golden_whatever_the_threshold(gated_copy: Path, phantoms: NDArray[np.uint8]) -> None:
-    set_gate(gated_copy, threshold=1e6)
+    skip_everything(gated_copy)
     with Segmenter.open(gated_copy, "onnxruntime", gate=True) as segment:
         assert min(result.dice for result in segment.self_test()) >= 0.9999
         answer = segment(phantoms)
@@ -193,9 +201,10 @@ def test_the_self_test_skips_no_golden_whatever_the_threshold(gated_copy: Path, 
     assert not answer.mask.any()
 
 
-def test_the_proof_is_kept_and_hangs_on_both_halves(gated_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from breastseg_deploy.backends import gated
-
+@pytest.mark.parametrize("change", ["encoder", "decoder", "limits", "gate"])
+def test_the_proof_is_kept_and_hangs_on_all_that_was_proved(
+    gated_copy: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     runs: list[str] = []
     hold = gated.hold_gated
 
@@ -207,30 +216,57 @@ def test_the_proof_is_kept_and_hangs_on_both_halves(gated_copy: Path, monkeypatc
     for _ in range(2):
         Segmenter.open(gated_copy, "onnxruntime", gate=True).close()
     assert len(runs) == 1
-    edit_manifest(gated_copy, lambda raw: raw["parity"][1]["limits"].update(worst_dice=0.99999))
+    if change in ("encoder", "decoder"):
+        file = {"encoder": GATE_ENCODER, "decoder": GATE_DECODER}[change]
+        model = onnx.load(gated_copy / file)
+        model.doc_string = "the same, and another file"
+        put_sealed(gated_copy, file, model.SerializeToString())
+    elif change == "limits":
+        edit_manifest(gated_copy, lambda raw: raw["parity"][1]["limits"].update(worst_dice=0.99999))
+    else:
+        set_gate(gated_copy, margin=0.002)
     Segmenter.open(gated_copy, "onnxruntime", gate=True).close()
     assert len(runs) == 2
 
 
+def test_a_golden_that_is_not_skipped_as_the_reference_says_keeps_the_gate_from_serving(
+    gated_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GatedCpu, "infer_gated", GatedCpu.infer)  # skips nothing
+    with pytest.raises(ParityError, match=r"the gate must skip goldens/golden-\d.npz and did the contrary"):
+        Segmenter.open(gated_bundle, "onnxruntime", gate=True)
+
+
 class FakeHalves:
-    """Scores by the mean of a frame's first channel; notices two threads at once."""
+    """Gives one score to every frame; notices a second frame before the first is done."""
 
-    name, title = "fake", "fake"
+    name, title = "fake", "fake 1.0"
 
-    def __init__(self, score: float) -> None:
-        self.score, self.decoded, self._busy = score, 0, threading.Lock()
+    def __init__(self, score: float, answer: NDArray[Any] | None = None) -> None:
+        self.score, self.decoded = score, 0
+        self._answer = np.full((1, 1, SIDE, SIDE), 0.75, np.float32) if answer is None else answer
+        self._busy = threading.Lock()
 
     def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
-        assert self._busy.acquire(blocking=False), "two threads at once"
-        self._busy.release()
+        assert self._busy.acquire(blocking=False), "two frames at once"
+        time.sleep(0.01)
         return self.score, ()
 
     def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
         self.decoded += 1
-        return np.full((1, 1, SIDE, SIDE), np.nan if np.isnan(self.score) else 0.75, np.float32)
+        self._busy.release()
+        return self._answer
 
     def close(self) -> None:
         pass
+
+
+def test_one_frame_at_a_time_goes_through_both_halves(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
+    backend = GatedCpu(FakeHalves(1e6), Bundle.open(gated_bundle))
+    rgb = np.stack([phantoms[0]] * 3, axis=2)[np.newaxis]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: backend.infer_gated(rgb), range(8)))
+    assert len(found) == 8
 
 
 def test_a_score_within_the_margin_of_the_threshold_skips_nothing(
@@ -247,14 +283,24 @@ def test_a_score_within_the_margin_of_the_threshold_skips_nothing(
         assert (found.skipped.tolist(), halves.decoded) == ([skipped], 0 if skipped else 1)
 
 
-def test_a_score_that_is_no_number_is_refused_and_not_skipped(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
-    found = GatedCpu(FakeHalves(float("nan")), Bundle.open(gated_bundle)).infer_gated(
-        np.stack([phantoms[0]] * 3, axis=2)[np.newaxis]
-    )
-    assert found.skipped is not None
-    assert not found.skipped.any()
-    with pytest.raises(BackendError, match="values from nan"):
-        found.checked((1, SIDE, SIDE), "fake")
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_neither_skips_nor_serves(
+    gated_bundle: Path, phantoms: NDArray[np.uint8], score: float
+) -> None:
+    backend = GatedCpu(FakeHalves(score), Bundle.open(gated_bundle))
+    with pytest.raises(BackendError, match=r"score must be a finite number, got .* by fake 1\.0; no mask is returned"):
+        backend.infer_gated(np.stack([phantoms[0]] * 3, axis=2)[np.newaxis])
+
+
+@pytest.mark.parametrize(
+    "answer", [np.full((1, 1, 1, 1), 0.75, np.float32), np.full((1, 1, SIDE, SIDE), 0.75, np.float64)]
+)
+def test_a_decoder_that_answers_with_another_shape_or_type_is_refused(
+    gated_bundle: Path, phantoms: NDArray[np.uint8], answer: NDArray[Any]
+) -> None:
+    backend = GatedCpu(FakeHalves(1e6, answer), Bundle.open(gated_bundle))
+    with pytest.raises(BackendError, match=r"decoder.onnx must answer with float32 \(1, 1, 128, 128\), got"):
+        backend.infer_gated(np.stack([phantoms[0]] * 3, axis=2)[np.newaxis])
 
 
 def test_the_chance_of_misses_is_that_of_a_threshold_of_its_rank(gated_bundle: Path) -> None:
@@ -267,6 +313,8 @@ def test_the_chance_of_misses_is_that_of_a_threshold_of_its_rank(gated_bundle: P
     missed = draws.binomial(30, draws.beta(2, 40 + 1 - 2, 200_000))
     ranked = gate.model_copy(update={"frames_with_cells": 40, "miss_bound": 2 / 41})
     assert ranked.chance(30, 4) == pytest.approx((missed >= 4).mean(), abs=0.003)
+    assert ranked.chance(5000, 0) == 1.0
+    assert 0.4 < ranked.chance(5000, 200) < 0.7
 
 
 def test_the_check_counts_what_is_skipped_missed_and_saved(gated_bundle: Path, tmp_path: Path) -> None:
@@ -280,13 +328,27 @@ def test_the_check_counts_what_is_skipped_missed_and_saved(gated_bundle: Path, t
     assert check.mean_seconds > 0 < check.mean_seconds_without
 
 
-def test_more_misses_than_promised_fail_the_check(gated_copy: Path, tmp_path: Path) -> None:
-    set_gate(gated_copy, threshold=1e6)
-    files = find_frames([write_frames(tmp_path / "data")])
-    with Segmenter.open(gated_copy, "onnxruntime", gate=True) as segment, pytest.raises(ParityError) as failure:
-        check_gate(segment, files)
-    assert "the gate skips 4 of 4 frames with cells (such as phantom" in str(failure.value)
-    assert "these frames are not like those it was calibrated on" in str(failure.value)
+def test_more_misses_than_promised_contradict_the_promise_and_every_one_is_told(
+    gated_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skip_everything(gated_copy)
+    frames = write_frames(tmp_path / "data")
+    assert main(["verify", str(gated_copy), "--frames", str(frames), "--gate", "--json"]) == 3
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)
+    assert (said["kind"], said["skipping"]["skipped"], said["skipping"]["missed"]) == ("ParityError", 10, 4)
+    assert "the gate skips 4 of 4 frames with cells and promises to skip at most" in said["error"]
+    assert "these frames are not like those it was calibrated on" in printed.err
+    for name in said["skipping"]["missed_frames"]:
+        assert f"skipped with cells: {name}" in printed.err
+
+
+def test_masks_for_some_frames_alone_are_refused(gated_bundle: Path, tmp_path: Path) -> None:
+    frames = write_frames(tmp_path / "data", 3)
+    sorted((frames / "masks").iterdir())[0].unlink()
+    expected = "all frames or none must have a mask to count misses by, 1 of 3 have none"
+    with Segmenter.open(gated_bundle, "onnxruntime", gate=True) as segment, pytest.raises(FrameError, match=expected):
+        check_gate(segment, find_frames([frames]))
 
 
 def test_without_ground_truth_the_mask_without_the_gate_tells(gated_bundle: Path, tmp_path: Path) -> None:
@@ -304,21 +366,59 @@ def test_commands_say_what_was_skipped(gated_bundle: Path, tmp_path: Path, capsy
     answers = json.loads(printed.out)["frames"]
     skipped = sum(answer["skipped"] for answer in answers)
     assert 0 < skipped < 4
+    assert json.loads(printed.out)["gate"] is True
     assert f"empty-frame gate: {skipped} of 4 frames skipped" in printed.err
+    assert printed.err.count("skipped by the empty-frame gate: ") == skipped
+    assert "onnxruntime: asked for by name; with the empty-frame gate" in printed.err
     assert "empty-frame gate on: a frame with cells like those of the calibration is skipped" in printed.err
     assert all((answer["cell_pixels"] == 0) >= answer["skipped"] for answer in answers)
     assert main(["verify", str(gated_bundle), "--frames", str(frames), "--gate", "--json"]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["gate"]["skipped"] == skipped
+    said = json.loads(printed.out)
+    assert (said["gate"], said["skipping"]["skipped"], said["skipping"]["contradiction"]) == (True, skipped, "")
     assert f"4 frames, 2 with cells by ground truth: {skipped} skipped, 0 of them with cells" in printed.err
     assert main(["inspect", str(gated_bundle)]) == 0
-    assert "empty-frame gate    off unless asked for; a frame with cells" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "empty-frame gate       off unless asked for; a frame with cells" in printed.out
+    assert "parity frames skipped  " in printed.out
+    assert main(["verify", str(gated_bundle), "--gate", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "what the gate skips was tried on the goldens alone" in printed.err
+    assert json.loads(printed.out)["gate"] is True
 
 
 def test_a_gate_of_the_manifest_must_be_whole(gated_copy: Path) -> None:
     edit_manifest(gated_copy, lambda raw: raw["gate"].pop("miss_bound"))
     with pytest.raises(BundleError, match=r"gate\.miss_bound"):
         Bundle.open(gated_copy)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"miss_bound": 0.0001}, "is no k / (n + 1) of"),
+        ({"miss_bound": 0.5}, "is no k / (n + 1) of"),
+        ({"recall": 0.999}, "allows more misses than the recall 0.999"),
+        ({"threshold": 1e6}, "golden_skipped is not what golden_scores and threshold say"),
+        ({"margin": 0.0}, "is over the margin 0.0"),
+        ({"parity_frames_with_cells_skipped": 11}, "more parity frames with cells are skipped than parity frames"),
+        ({"size_px": [64, 64]}, "holds a gate for frames of (64, 64) px and takes (128, 128)"),
+        ({"size_px": [-1, 0]}, "gate.size_px"),
+    ],
+)
+def test_a_gate_that_contradicts_itself_or_its_bundle_is_refused(
+    gated_copy: Path, fields: dict[str, Any], words: str
+) -> None:
+    set_gate(gated_copy, **fields)
+    with pytest.raises(BundleError) as refusal:
+        Bundle.open(gated_copy)
+    assert words in str(refusal.value)
+
+
+def test_the_manifest_of_a_bundle_without_a_gate_does_not_name_it(demo_bundle: Path, gated_bundle: Path) -> None:
+    plain, with_gate = (json.loads((bundle / MANIFEST).read_text()) for bundle in (demo_bundle, gated_bundle))
+    assert ("gate" in plain, plain["schema_version"]) == (False, 1)
+    assert ("gate" in with_gate, with_gate["schema_version"]) == (True, 2)
 
 
 def test_the_promise_is_in_words(gated_bundle: Path) -> None:

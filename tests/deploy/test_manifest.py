@@ -89,10 +89,10 @@ def test_json_that_is_no_manifest_is_refused(raw: Any) -> None:
         parse(raw)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None, 99])
+@pytest.mark.parametrize("version", [3, 0, "1", None, 99])
 def test_another_schema_version_is_named_before_anything_else_is_read(version: Any) -> None:
     with pytest.raises(
-        BundleError, match=rf"has schema version {version!r}, this version reads 1; update breastseg-deploy"
+        BundleError, match=rf"has schema version {version!r}, this version reads 1 and 2; update breastseg-deploy"
     ):
         parse({"schema_version": version, "a field of the future": 1})
 

@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, REPORT, Bundle
+from breastseg_deploy.cli.main import main
 from breastseg_deploy.errors import ContractError, ParityError
 from breastseg_deploy.gate import Gate, GateCalibration
+from breastseg_deploy.images import png_bytes
+from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.storage import make_folder
 from breastseg_export import gated
 from breastseg_export.exporter import export_bundle
 from breastseg_export.parity import ParityRun, frame_parity
@@ -75,24 +79,60 @@ def test_another_frame_size_than_the_gates_is_refused(checkpoint: Path, tmp_path
     assert not (tmp_path / "bundle").exists()
 
 
+def parity_of(with_cells: int) -> tuple[Samples, ParityRun]:
+    """Ten samples, of which so many hold cells by the reference."""
+    samples = Samples(None, (SIDE, SIDE))
+    answers = [np.full((SIDE, SIDE), float(number < with_cells)) for number in range(10)]
+    figures = [frame_parity(sample, answer, answer, 0.5) for sample, answer in zip(samples, answers, strict=True)]
+    return samples, ParityRun(figures={"whole": figures})
+
+
 @pytest.mark.parametrize(("error", "passes"), [(0.0009, True), (-0.0011, False), (float("nan"), False)])
 def test_scores_must_be_the_references_within_the_margin(checkpoint: Path, error: float, passes: bool) -> None:
     fitted = load_checkpoint(checkpoint).gate
     assert fitted is not None
-    samples = Samples(None, (SIDE, SIDE))
-    figures = [frame_parity(sample, np.ones((SIDE, SIDE)), np.ones((SIDE, SIDE)), 0.5) for sample in samples]
-    run = ParityRun(figures={"whole": figures})
+    samples, run = parity_of(with_cells=0)
 
     def measured() -> Gate:
         return gated.measured_gate(fitted, lambda _: -1.0, lambda _: -1.0 + error, samples, run)
 
     if passes:
         found = measured()
-        assert (found.parity_frames_skipped, found.parity_frames_with_cells_skipped) == (10, 10)
+        assert (found.parity_frames_skipped, found.parity_frames_with_cells_skipped) == (10, 0)
         assert found.largest_score_error == pytest.approx(error)
     else:
         with pytest.raises(ParityError, match=r"the gate scores phantom.*further apart than 0\.001"):
             measured()
+
+
+def test_a_gate_that_breaks_its_promise_on_the_parity_frames_is_refused(checkpoint: Path) -> None:
+    fitted = load_checkpoint(checkpoint).gate
+    assert fitted is not None
+    samples, run = parity_of(with_cells=5)
+    with pytest.raises(ParityError, match=r"the gate skips 5 of 5 parity frames with cells.* no bundle was written"):
+        gated.measured_gate(fitted, lambda _: -1.0, lambda _: -1.0, samples, run)
+    found = gated.measured_gate(fitted, lambda _: 1.0, lambda _: 1.0, samples, run)
+    assert (found.parity_frames_skipped, found.parity_frames_with_cells_skipped) == (0, 0)
+
+
+def test_evaluate_counts_what_the_gate_skips_and_takes_no_averaging(
+    gated_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(5):
+        phantom = phantom_frame(number, (128, 128))
+        for kind, pixels in (("images", phantom.frame), ("masks", phantom.mask * 255)):
+            make_folder(tmp_path / "test" / kind)
+            (tmp_path / "test" / kind / f"{phantom.name}.png").write_bytes(png_bytes(pixels))
+    asked = ["evaluate", str(gated_bundle), "--data", str(tmp_path), "--backend", "onnxruntime"]
+    assert main([*asked, "--gate", "--json"]) == 0
+    skipped = json.loads(capsys.readouterr().out)["skipped_by_the_gate"]
+    assert 0 < skipped < 5
+    assert main([*asked, "--gate"]) == 0
+    assert f"frames skipped by the empty-frame gate: {skipped}" in capsys.readouterr().out
+    assert main([*asked, "--gate", "--tta"]) == 1
+    assert "--tta cannot go with it" in capsys.readouterr().err
+    assert main(["evaluate", "demo", "--data", str(tmp_path), "--gate"]) == 1
+    assert "--backend, --strict and --gate are for bundles" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

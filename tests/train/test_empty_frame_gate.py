@@ -102,13 +102,12 @@ def test_the_threshold_is_the_lowest_score_of_a_calibration_frame_with_cells(
     model: SegmentationModel, data: DataSet, fitted: FittedGate
 ) -> None:
     scores = []
-    for number, sample in enumerate(data.splits["calibrate"]):
+    for sample in data.splits["calibrate"]:
         tensor = torch.from_numpy(network_input(read_frame(sample.image)[np.newaxis]))
         with torch.inference_mode():
             features = model.encode(tensor)
             score = float(fitted.gate(features)[0])
             assert score == pytest.approx(float(fitted.gate.score(pooled(features))), abs=1e-5)
-        assert number < len(data.splits["calibrate"])
         if int(sample.name.split("-")[1]) % 3 != 2:
             scores.append(score)
     assert fitted.calibration.threshold == pytest.approx(min(scores), abs=1e-4)
@@ -130,6 +129,22 @@ def test_what_cannot_be_promised_is_refused_before_the_long_work(model: Segmenta
 def test_frames_that_fitted_the_gate_cannot_set_its_threshold(model: SegmentationModel, data: DataSet) -> None:
     with pytest.raises(ContractError, match="frames that trained nothing, got calibrate for both"):
         fit_gate(model, data, ["fit", "calibrate"], ["calibrate"], recall=0.9)
+
+
+def test_a_frame_that_comes_twice_is_refused_however_it_is_named(
+    model: SegmentationModel, root: Path, data: DataSet, tmp_path: Path
+) -> None:
+    for twice in (["calibrate", "calibrate"], ["calibrate", "cells"]):
+        samples = {**data.splits, "cells": data.splits["calibrate"]}
+        with pytest.raises(DataError, match="are the same frame and would count for two"):
+            fit_gate(model, replace(data, splits=samples), ["fit"], twice, recall=0.9)
+    frame, mask = disc_frame(7, 4)
+    for name, drawn in (("one", mask), ("two", mask[::-1])):  # the same pixels, two masks
+        write_frame(tmp_path, "calibrate", name, frame, drawn)
+    other = read_data_set(tmp_path, ["calibrate"])
+    merged = replace(data, splits={**data.splits, "calibrate": other.splits["calibrate"]})
+    with pytest.raises(DataError, match="are the same frame and would count for two"):
+        fit_gate(model, merged, ["fit"], ["calibrate"], recall=0.6)
 
 
 def test_a_gate_is_fitted_on_both_kinds_of_frames(model: SegmentationModel, data: DataSet) -> None:
@@ -158,6 +173,19 @@ def test_a_gate_comes_back_with_its_checkpoint(model: SegmentationModel, fitted:
     assert loaded.calibration == fitted.calibration
     for name, tensor in fitted.gate.state_dict().items():
         assert torch.equal(tensor, loaded.gate.state_dict()[name])
+
+
+def test_a_gate_goes_with_float16_weights_only_where_rounding_moves_nothing(
+    model: SegmentationModel, fitted: FittedGate, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="moves the scores that its gate was calibrated on"):
+        save_checkpoint(Checkpoint(model, gate=fitted), tmp_path / "half.safetensors", half=True)
+    save_checkpoint(Checkpoint(model), tmp_path / "rounded.safetensors", half=True)
+    rounded = load_checkpoint(tmp_path / "rounded.safetensors")
+    save_checkpoint(replace(rounded, gate=fitted), tmp_path / "half.safetensors", half=True)
+    kept = load_checkpoint(tmp_path / "half.safetensors").gate
+    assert kept is not None
+    assert torch.equal(kept.gate.score.weight, fitted.gate.score.weight)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +247,23 @@ def test_the_command_writes_a_new_checkpoint_and_says_what_it_promises(
     )
     assert "needs at least 199 frames with cells" in capsys.readouterr().err
     assert not (tmp_path / "more.safetensors").exists()
+
+
+def test_splits_that_trained_the_model_cannot_set_the_threshold(
+    model: SegmentationModel, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    details = {"data": {"splits": {"train": {"calibrate": 27}, "validate": {"val": 3}}}}
+    save_checkpoint(Checkpoint(model, details=details), tmp_path / "seen.safetensors")
+    asked = ["fit-gate", str(tmp_path / "seen.safetensors"), "--data", str(root), "--recall", "0.9"]
+    asked += ["--output", str(tmp_path / "gated.safetensors"), "--fit-on", "fit", "--calibrate-on", "calibrate"]
+    assert main(asked) == 1
+    assert "trained on splits named calibrate, and the threshold needs frames that trained nothing" in (
+        capsys.readouterr().err
+    )
+    details["data"]["splits"] = {"train": {"fit": 12}, "validate": {"calibrate": 27}}
+    save_checkpoint(Checkpoint(model, details=details), tmp_path / "seen.safetensors")
+    assert main(asked) == 0
+    assert "warning: splits named calibrate chose the checkpoint's epoch" in capsys.readouterr().err
 
 
 def test_a_gate_without_empty_frames_to_try_it_on_says_so(model: SegmentationModel, data: DataSet) -> None:

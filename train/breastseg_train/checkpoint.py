@@ -80,16 +80,22 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
         "threshold": checkpoint.threshold,
         "details": dict(checkpoint.details),
     }
-    state = dict(checkpoint.model.state_dict())
-    if checkpoint.gate is not None:
-        header["gate"] = checkpoint.gate.calibration.model_dump(mode="json")
-        state |= {f"{_GATE}{name}": tensor for name, tensor in checkpoint.gate.gate.state_dict().items()}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         unfit = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
         if unfit:
             raise CheckpointError(f"{unfit[0]} holds values beyond float16; save this checkpoint in float32")
+    if checkpoint.gate is not None:
+        header["gate"] = checkpoint.gate.calibration.model_dump(mode="json")
+        gate = checkpoint.gate.gate.state_dict()
+        state |= {f"{_GATE}{name}": tensor.detach().cpu().contiguous() for name, tensor in gate.items()}
+        own = checkpoint.model.state_dict().items()
+        if half and not all(torch.equal(state[name].to(tensor.dtype), tensor.cpu()) for name, tensor in own):
+            raise CheckpointError(
+                "rounding this model to float16 moves the scores that its gate was calibrated on; save it in float16 "
+                "without the gate, and fit the gate to that checkpoint"
+            )
     try:
         write_whole(path, save(state, metadata={_HEADER_KEY: json.dumps(header)}))
     except (OutputError, SafetensorError) as err:

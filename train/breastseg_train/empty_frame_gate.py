@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -96,16 +97,18 @@ def fit_gate(
 
     Raises:
         ContractError: a model that is not the paper's, a recall outside 0 to 1, or splits that are named twice.
-        DataError: too few frames with cells for that recall, no empty frame to fit on, or frames of several sizes.
+        DataError: too few frames with cells for that recall, no empty frame to fit on, frames of several sizes, or a
+            frame that comes twice, which would count for two.
     """
     _check_architecture(model.architecture)
+    check_recall(recall)
     both = ", ".join(sorted(set(fit_on) & set(calibrate_on)))
     if both:
         raise ContractError(
             f"a threshold is set on frames that trained nothing, got {both} for both; name other splits"
         )
     fitting, calibrating = data.samples(fit_on), data.samples(calibrate_on)
-    size_px = _one_size([*fitting, *calibrating])
+    size_px = _one_size_and_no_frame_twice([*fitting, *calibrating])
     cells = {sample.sha256: bool(read_mask(sample.mask).any()) for sample in (*fitting, *calibrating)}
     rank(sum(cells[sample.sha256] for sample in calibrating), recall)  # refused before the long work
     if len({cells[sample.sha256] for sample in fitting}) < 2:
@@ -160,8 +163,7 @@ def rank(frames_with_cells: int, recall: float) -> int:
         ContractError: a recall outside 0 to 1.
         DataError: too few frames for any k of at least 1.
     """
-    if not 0 < recall < 1:
-        raise ContractError(f"a recall lies between 0 and 1, both excluded, got {recall}")
+    check_recall(recall)
     allowed = 1 - Fraction(str(recall))  # in binary, 1 - 0.995 of 200 frames could come out just under 1
     k = math.floor(allowed * (frames_with_cells + 1))
     if k < 1:
@@ -172,6 +174,16 @@ def rank(frames_with_cells: int, recall: float) -> int:
             + (f"give more, or ask for {reachable} at most" if frames_with_cells else "give some")
         )
     return k
+
+
+def check_recall(recall: float) -> None:
+    """Refuse a recall that is no share.
+
+    Raises:
+        ContractError: outside 0 to 1.
+    """
+    if not 0 < recall < 1:
+        raise ContractError(f"a recall lies between 0 and 1, both excluded, got {recall}")
 
 
 def pooled(features: Sequence[Tensor]) -> Tensor:
@@ -222,8 +234,19 @@ def _check_architecture(architecture: Architecture) -> None:
         )
 
 
-def _one_size(samples: Sequence[Sample]) -> tuple[int, int]:
-    sizes = {read_frame(sample.image).shape[:2] for sample in samples}
+def _one_size_and_no_frame_twice(samples: Sequence[Sample]) -> tuple[int, int]:
+    sizes: set[tuple[int, int]] = set()
+    places: dict[bytes, Path] = {}
+    for sample in samples:
+        frame = read_frame(sample.image)
+        sizes.add((frame.shape[0], frame.shape[1]))
+        pixels = hashlib.sha256(frame.tobytes()).digest()
+        if pixels in places:
+            raise DataError(
+                f"{sample.image} and {places[pixels]} are the same frame and would count for two; keep one of them, "
+                "and name each split once"
+            )
+        places[pixels] = sample.image
     if len(sizes) != 1:
         raise DataError(f"a gate is calibrated for one frame size, got {sorted(sizes)}; cut the frames to one")
     return sizes.pop()

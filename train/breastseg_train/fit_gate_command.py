@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from breastseg_deploy.cli.command import Command, print_json
+from breastseg_deploy.errors import ContractError
 from breastseg_deploy.storage import check_output_file
 
 
@@ -31,10 +34,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from breastseg_train.checkpoint import load_checkpoint, save_checkpoint
     from breastseg_train.data import read_data_set
-    from breastseg_train.empty_frame_gate import fit_gate
+    from breastseg_train.empty_frame_gate import check_recall, fit_gate
 
+    check_recall(arguments.recall)
     check_output_file(arguments.output)
     checkpoint = load_checkpoint(arguments.checkpoint)
+    seen = _seen_in_training(checkpoint.details, arguments.calibrate_on)
+    if seen:
+        print(f"warning: {seen}; the promise is one for frames that had no say in the model", file=sys.stderr)
     data = read_data_set(arguments.data, [*arguments.fit_on, *arguments.calibrate_on])
     count = len(data.samples([*arguments.fit_on, *arguments.calibrate_on]))
     with tqdm(total=count, desc="encoder", unit="frame", disable=not sys.stderr.isatty()) as bar:
@@ -49,6 +56,24 @@ def _run(arguments: argparse.Namespace) -> int:
     skipped = "no empty frame to try it on" if found.empty_skipped is None else f"{found.empty_skipped:.3f}"
     print(f"{arguments.output}: {found.promise}; share of the {found.frames_empty} empty ones skipped: {skipped}")
     return 0
+
+
+def _seen_in_training(details: Mapping[str, Any], calibrate_on: Sequence[str]) -> str:
+    """What the checkpoint's header says of the splits; empty where it says nothing.
+
+    Raises:
+        ContractError: a split of that name trained the model.
+    """
+    data = details.get("data")
+    splits = data.get("splits", {}) if isinstance(data, Mapping) else {}
+    trained = sorted(set(splits.get("train", ())) & set(calibrate_on))
+    if trained:
+        raise ContractError(
+            f"by its header the checkpoint was trained on splits named {', '.join(trained)}, and the threshold needs "
+            "frames that trained nothing; name other splits"
+        )
+    chose = sorted(set(splits.get("validate", ())) & set(calibrate_on))
+    return f"splits named {', '.join(chose)} chose the checkpoint's epoch" if chose else ""
 
 
 COMMAND = Command("add an empty-frame gate to a checkpoint, calibrated on frames of your own", _add_arguments, _run)
