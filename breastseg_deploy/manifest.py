@@ -199,6 +199,11 @@ class Manifest(_Part):
     intended_use: str
     training: dict[str, Any]
 
+    @property
+    def left_out(self) -> set[str]:
+        """Fields that its file does not hold: those of schema 2 where they are empty."""
+        return {"gate"} if self.gate is None else set()
+
     def limits_of(self, artefact: str) -> ParityLimits:
         """The limits that a file of the bundle had to meet when it was exported.
 

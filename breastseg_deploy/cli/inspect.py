@@ -23,7 +23,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     manifest = Bundle.open(arguments.bundle).manifest
     if arguments.json:
-        print_json(manifest.model_dump(mode="json"))
+        print_json(manifest.model_dump(mode="json", exclude=manifest.left_out))
         return 0
     frame = manifest.frame
     spacing = "unknown" if frame.pixel_size_um is None else f"{frame.pixel_size_um} um"

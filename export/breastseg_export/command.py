@@ -71,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     for engine in manifest.engines:
         print(f"{engine.file}: {manifest.files[engine.file].bytes:,} bytes, {engine.verification}", file=sys.stderr)
     if arguments.json:
-        print_json({"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json")})
+        print_json(
+            {"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json", exclude=manifest.left_out)}
+        )
     else:
         print(f"bundle {arguments.output}, report {arguments.output / 'report.html'}")
     return 0

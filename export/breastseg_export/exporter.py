@@ -89,8 +89,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         write_whole(folder / REPORT, exported.report().encode())
         engines = write_engines(folder, half.fp32_islands if half else (), requests, say)
         manifest = exported.manifest(contract, engines, folder)
-        left_out = {"gate"} if manifest.gate is None else set()  # so that a runtime of schema 1 reads it
-        write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2, exclude=left_out).encode())
+        write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2, exclude=manifest.left_out).encode())
     return manifest
 
 

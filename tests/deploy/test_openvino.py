@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
 
 from breastseg_deploy import BackendError, MachineError, ParityError, Segmenter
-from breastseg_deploy.backends import openvino_cpu
+from breastseg_deploy.backends import openvino_cpu, proof
 from breastseg_deploy.backends.choice import choose
 from breastseg_deploy.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from breastseg_deploy.backends.openvino_cpu import OpenVinoCpu, check_openvino, load_openvino, open_openvino
@@ -159,9 +159,9 @@ def test_goldens_run_again_after_a_change(
         "settings": lambda: monkeypatch.setattr(
             openvino_cpu, "SETTINGS", {**openvino_cpu.SETTINGS, "ENABLE_CPU_PINNING": True}
         ),
-        "processor": lambda: monkeypatch.setattr(openvino_cpu, "this_processor", lambda: Processor("another", 2)),
+        "processor": lambda: monkeypatch.setattr(proof, "this_processor", lambda: Processor("another", 2)),
         "numpy": lambda: monkeypatch.setattr(np, "__version__", "9.9"),
-        "toolkit": lambda: monkeypatch.setattr(openvino_cpu, "__version__", "9.9"),
+        "toolkit": lambda: monkeypatch.setattr(proof, "__version__", "9.9"),
         "limits": lambda: edit_manifest(bundle_copy, lambda raw: raw["parity"][0]["limits"].update(worst_dice=0.9998)),
     }
     changes[change]()
