@@ -117,9 +117,10 @@ def measured_gate(
         ParityError: a score lies further from the reference's than the margin; or so many parity frames with cells are
             skipped that the promise cannot hold for frames like these.
     """
-    threshold, largest, skipped, skipped_with_cells = fitted.calibration.threshold, 0.0, 0, 0
-    with_cells = sum(figures.with_cells for figures in next(iter(run.figures.values())))
-    for sample, figures in zip(samples, next(iter(run.figures.values())), strict=True):
+    serving_threshold, largest, skipped, skipped_with_cells = fitted.calibration.threshold - SCORE_MARGIN, 0.0, 0, 0
+    of_frames = next(iter(run.figures.values()))
+    with_cells = sum(figures.with_cells for figures in of_frames)
+    for sample, figures in zip(samples, of_frames, strict=True):
         expected, found = reference(sample.frame), exported(sample.frame)
         error = abs(found - expected)
         if not error <= SCORE_MARGIN:
@@ -128,8 +129,8 @@ def measured_gate(
                 f"{SCORE_MARGIN}; no bundle was written: fit the gate again, and look at this frame"
             )
         largest = max(largest, error)
-        skipped += found < threshold - SCORE_MARGIN
-        skipped_with_cells += found < threshold - SCORE_MARGIN and figures.with_cells
+        skipped += found < serving_threshold
+        skipped_with_cells += found < serving_threshold and figures.with_cells
         on_frame()
     chance = fitted.calibration.chance(with_cells, skipped_with_cells)
     if chance < LEAST_CHANCE:
@@ -144,7 +145,7 @@ def measured_gate(
         margin=SCORE_MARGIN,
         largest_score_error=largest,
         golden_scores=scores,
-        golden_skipped=tuple(score < threshold - SCORE_MARGIN for score in scores),
+        golden_skipped=tuple(score < serving_threshold for score in scores),
         parity_frames_skipped=skipped,
         parity_frames_with_cells_skipped=skipped_with_cells,
     )

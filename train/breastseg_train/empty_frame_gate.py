@@ -59,14 +59,6 @@ class FittedGate:
     calibration: GateCalibration
 
 
-@dataclass(frozen=True)
-class _Described:
-    """Frames as a gate sees them: (F, K) float64, whether each holds cells, and their one size."""
-
-    pooled: NDArray[np.float64]
-    with_cells: NDArray[np.bool_]
-
-
 def gate_for(model: SegmentationModel) -> EmptyFrameGate:
     """A gate with random weights that fits a model.
 
@@ -109,26 +101,25 @@ def fit_gate(
         )
     fitting, calibrating = data.samples(fit_on), data.samples(calibrate_on)
     size_px = _one_size_and_no_frame_twice([*fitting, *calibrating])
-    cells = {sample.sha256: bool(read_mask(sample.mask).any()) for sample in (*fitting, *calibrating)}
-    rank(sum(cells[sample.sha256] for sample in calibrating), recall)  # refused before the long work
-    if len({cells[sample.sha256] for sample in fitting}) < 2:
+    with_cells, unseen_with_cells = _with_cells(fitting), _with_cells(calibrating)
+    rank(int(unseen_with_cells.sum()), recall)  # refused before the long work
+    if with_cells.all() or not with_cells.any():
         raise DataError(f"a gate is fitted on frames with cells and on empty ones; {', '.join(fit_on)} lack one kind")
-    seen = _described(model, fitting, cells, on_frame)
     gate = gate_for(model)
-    weights, bias = _logistic_regression(seen.pooled, seen.with_cells)
+    weights, bias = _logistic_regression(_pooled_frames(model, fitting, on_frame), with_cells)
     with torch.no_grad():
         gate.score.weight.copy_(torch.from_numpy(weights[np.newaxis]))
         gate.score.bias.copy_(torch.tensor([bias]))
-    unseen = _described(model, calibrating, cells, on_frame)
+    unseen = torch.from_numpy(_pooled_frames(model, calibrating, on_frame)).float()
     with torch.inference_mode():
-        scores = gate.score(torch.from_numpy(unseen.pooled).float())[:, 0].numpy()
-    threshold, miss_bound = conformal_threshold(scores[unseen.with_cells], recall)
-    empty = scores[~unseen.with_cells]
+        scores = gate.score(unseen)[:, 0].numpy()
+    threshold, miss_bound = conformal_threshold(scores[unseen_with_cells], recall)
+    empty = scores[~unseen_with_cells]
     calibration = GateCalibration(
         recall=recall,
         threshold=threshold,
         miss_bound=miss_bound,
-        frames_with_cells=int(unseen.with_cells.sum()),
+        frames_with_cells=int(unseen_with_cells.sum()),
         frames_empty=len(empty),
         empty_skipped=float((empty < threshold).mean()) if len(empty) else None,
         size_px=size_px,
@@ -192,17 +183,21 @@ def pooled(features: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(chain.from_iterable((one.mean(dim=(2, 3)), one.amax(dim=(2, 3))) for one in last)), dim=1)
 
 
-def _described(
-    model: SegmentationModel, samples: Iterable[Sample], cells: dict[str, bool], on_frame: Callable[[], object]
-) -> _Described:
-    rows, with_cells = [], []
+def _with_cells(samples: Iterable[Sample]) -> NDArray[np.bool_]:
+    return np.array([read_mask(sample.mask).any() for sample in samples], np.bool_)
+
+
+def _pooled_frames(
+    model: SegmentationModel, samples: Iterable[Sample], on_frame: Callable[[], object]
+) -> NDArray[np.float64]:
+    """Frames as a gate sees them: (F, 2 C)."""
+    rows = []
     for sample in samples:
         tensor = torch.from_numpy(network_input(read_frame(sample.image)[np.newaxis], model.architecture.gabor))
         with torch.inference_mode():
             rows.append(pooled(model.encode(tensor))[0].double().numpy())
-        with_cells.append(cells[sample.sha256])
         on_frame()
-    return _Described(np.stack(rows), np.array(with_cells))
+    return np.stack(rows)
 
 
 def _logistic_regression(rows: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
