@@ -49,6 +49,9 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     except BreastsegError as err:
         return _fail(arguments, err, str(err), err.exit_code)
     except KeyboardInterrupt as err:
+        # CPython notes an interrupt that falls into code given as a string, as dataclasses are made of, and `python -m`
+        # then ends by SIGINT whatever was caught; code that runs to its end takes the note back.
+        exec("")
         return _fail(arguments, err, "interrupted; nothing is half-written", EXIT_INTERRUPTED)
     except MemoryError as err:
         return _fail(arguments, err, "this machine has too little memory for that; use smaller frames", 4)

@@ -396,6 +396,24 @@ def test_ctrl_c_keeps_finished_masks_whole_and_ends_with_130(demo_bundle: Path, 
         assert set(np.unique(read_frame(out / name))) <= {0, 255}
 
 
+CTRL_C_INSIDE_A_STRING = """
+import argparse, sys
+from breastseg_deploy.cli.command import Command, run_command
+
+def run(_):
+    exec("raise KeyboardInterrupt")
+
+sys.exit(run_command(Command("", lambda parser: None, run), argparse.Namespace()))
+"""
+
+
+def test_ctrl_c_while_code_in_a_string_runs_ends_with_130_under_python_m(tmp_path: Path) -> None:
+    (tmp_path / "interrupted_inside.py").write_text(CTRL_C_INSIDE_A_STRING)
+    command = [sys.executable, "-m", "interrupted_inside"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted; nothing is half-written\n")
+
+
 def test_reader_that_goes_away_ends_the_command_quietly(demo_bundle: Path) -> None:
     command = [sys.executable, "-m", "breastseg_deploy.cli.main", "inspect", str(demo_bundle), "--json"]
     reading, writing = os.pipe()
