@@ -24,6 +24,8 @@ GATE_ENCODER = "gate/encoder.onnx"
 """`TENSOR` to the empty-frame gate's score (N,) and the features that the decoder reads; names in `gate`."""
 GATE_DECODER = "gate/decoder.onnx"
 """These features to the probability (N, 1, H, W)."""
+INT8_NETWORK, INT8_WEIGHTS = "int8/network.xml", "int8/network.bin"
+"""`TENSOR` to probability (1, 1, H, W), partly in 8-bit integers, as OpenVINO's intermediate representation."""
 REPORT = "report.html"
 GOLDENS = "goldens"
 ENGINES = "engines"
@@ -71,9 +73,15 @@ class Bundle:
             _check(folder / name, file_entry(folder / name), entry)
         engines = {engine.file for engine in bundle.manifest.engines}
         gate = {GATE_ENCODER, GATE_DECODER} if bundle.manifest.gate else set()
-        needed = {MODEL, *bundle.manifest.goldens, *engines, *gate} - bundle.manifest.files.keys()
+        eight_bits = bundle.manifest.int8
+        int8 = {INT8_NETWORK, INT8_WEIGHTS} if eight_bits else set()
+        needed = {MODEL, *bundle.manifest.goldens, *engines, *gate, *int8} - bundle.manifest.files.keys()
         if needed:
             raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
+        if INT8_NETWORK in bundle.manifest.files and eight_bits is None:
+            raise BundleError(f"{folder} holds {INT8_NETWORK} and says nothing of it in its manifest; export it again")
+        if eight_bits is not None and len(eight_bits.golden_dice) != len(bundle.manifest.goldens):
+            raise BundleError(f"{folder} does not say how each golden came out in INT8; export it again")
         found = bundle.manifest.gate
         if found is not None and found.size_px != bundle.manifest.frame.size_px:
             raise BundleError(

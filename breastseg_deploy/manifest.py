@@ -13,9 +13,9 @@ from breastseg_deploy.gabor import GaborParameters
 from breastseg_deploy.gate import Gate
 
 SCHEMA_VERSIONS = (1, 2)
-"""2 has an empty-frame gate, which a runtime that knows 1 alone would refuse as an unknown field."""
+"""2 has an empty-frame gate or an INT8 network, which a runtime that knows 1 alone would refuse as unknown fields."""
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class _Part(BaseModel):
@@ -68,7 +68,10 @@ class FileEntry(_Part):
 
 
 class ParityLimits(_Part):
-    """What an artefact had to meet against the float32 reference (README, parity)."""
+    """What an artefact had to meet against the float32 reference (README, parity).
+
+    `dice_change` holds for both means of the change against the truth, see `Parity`.
+    """
 
     worst_dice: float
     mean_dice: float
@@ -79,8 +82,9 @@ class Parity(_Part):
     """Measured agreement of one artefact with the float32 PyTorch model, over `frames` frames from raw uint8.
 
     Dice figures compare masks, reference against artefact. `dice_change` is the mean over frames of the change of Dice
-    against the ground truth, None without ground truth. `artefact` is the bundle's file, `engine` what ran it.
-    `frames_with_cells` counts frames whose reference is not empty.
+    against the ground truth, None without ground truth; `dice_change_with_cells` the same over frames whose truth holds
+    cells. `artefact` is the bundle's file, `engine` what ran it. `frames_with_cells` counts frames whose reference is
+    not empty.
     """
 
     artefact: str
@@ -94,6 +98,7 @@ class Parity(_Part):
     worst_surface_dice: float
     largest_probability_error: float
     dice_change: float | None
+    dice_change_with_cells: float | None = None
     limits: ParityLimits
 
 
@@ -139,6 +144,24 @@ class HalfPrecision(_Part):
     groups: tuple[str, ...] = ()
     search: tuple[IslandTrial, ...] = ()
     search_frames: tuple[str, ...] = ()
+
+
+class Int8Precision(_Part):
+    """How the INT8 network was quantised after training, and what stayed in float32.
+
+    Attributes:
+        quantised: convolutions in 8-bit integers, by the name of their weight in the network's ONNX graph.
+        float32: convolutions that stayed in float32; everything that is no convolution did as well.
+        calibration: what the ranges were measured on.
+        method: of the quantisation, with the version of what did it.
+        golden_dice: mask Dice of each golden against float32 where it was exported, in the manifest's order.
+    """
+
+    quantised: tuple[str, ...]
+    float32: tuple[str, ...]
+    calibration: str
+    method: str
+    golden_dice: tuple[float, ...]
 
 
 class EngineEntry(_Part):
@@ -192,6 +215,7 @@ class Manifest(_Part):
     goldens: tuple[str, ...] = Field(min_length=1)
     engines: tuple[EngineEntry, ...] = ()
     gate: Gate | None = None
+    int8: Int8Precision | None = None
     files: dict[str, FileEntry]
     built_with: dict[str, str]
     built_at: str
@@ -202,7 +226,7 @@ class Manifest(_Part):
     @property
     def left_out(self) -> set[str]:
         """Fields that its file does not hold: those of schema 2 where they are empty."""
-        return {"gate"} if self.gate is None else set()
+        return {name for name in ("gate", "int8") if getattr(self, name) is None}
 
     def limits_of(self, artefact: str) -> ParityLimits:
         """The limits that a file of the bundle had to meet when it was exported.

@@ -168,13 +168,12 @@ class Segmenter:
         engine = self._engine
         if isinstance(engine, GatedBackend):
             return list(self._while_open(lambda: hold_gated(engine, self.bundle, self.backend)))
-        limit = self.manifest.limits_of(self.artefact).worst_dice
 
         def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
             answer = self(rgb)
             return answer.mask, answer.probability
 
-        return list(hold_goldens(self.bundle.goldens(), run, 1, limit, self.backend))
+        return list(hold_goldens(self.bundle, self.artefact, run, 1, self.backend))
 
     def close(self) -> None:
         """Wait for running calls, then give the engine's memory back; calls after this raise BackendError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,13 @@ from breastseg_deploy.backends.onnxruntime_cpu import NetworkOnCpu, OnnxRuntimeC
 from breastseg_deploy.bundle import MODEL, NETWORK_FP16
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.images import FrameFile, read_rgb, read_truth
+from breastseg_deploy.manifest import ParityLimits
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.segmenter import Segmenter
+
+LEAST_JUDGED = 8
+"""Frames whose truth holds cells, from which on the mean change of Dice against the truth is held to its limit. Over
+fewer the border of one structure decides."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class FrameCheck:
         truth_dice_with_cells: mean Dice against ground truth over frames whose truth holds cells.
         truth_dice_all: mean over all frames with a truth; an empty pair counts as 1.
         false_positive_frames: share of frames with an empty truth on which any pixel was called a cell.
+        truth_dice_change_with_cells: mean over frames whose truth holds cells of the change of Dice against it, from
+            the other way to the served one.
+        truth_dice_change_all: the same over all frames with a truth.
     """
 
     frames: int
@@ -38,6 +46,8 @@ class FrameCheck:
     truth_dice_with_cells: float | None
     truth_dice_all: float | None
     false_positive_frames: float | None
+    truth_dice_change_with_cells: float | None = None
+    truth_dice_change_all: float | None = None
 
 
 def check_frames(
@@ -55,36 +65,64 @@ def check_frames(
 
     Raises:
         FrameError: a frame cannot be read or breaks the contract.
-        ParityError: the two ways differ by more than the export allowed what serves, or its float16 network.
+        ParityError: the two ways differ by more than the export allowed what serves, or its float16 network: their
+            masks, or (over at least `LEAST_JUDGED` frames with cells) their mean Dice against the ground truth.
         MachineError: the other way needs onnxruntime, and it is not installed.
         BackendError: one of the two ways failed.
     """
     way, other, limited_by = _other_way(segment)
     agreement: list[float] = []
-    truths: list[tuple[bool, bool, float]] = []  # truth has cells, mask has cells, Dice
+    truths: list[_AgainstTruth] = []
     try:
         for file in files:
             rgb = read_rgb(file, segment.manifest.frame.size_px, bit_depth)[np.newaxis]
             truth = read_truth(file, segment.manifest.frame.size_px)
             mask = segment(rgb).mask[0]
-            if other is not None:
-                agreement.append(dice(mask, _mask(other, rgb, segment.manifest.threshold, str(way))))
+            theirs = None if other is None else _mask(other, rgb, segment.manifest.threshold, str(way))
+            if theirs is not None:
+                agreement.append(dice(mask, theirs))
             if truth is not None:
-                truths.append((bool(truth.any()), bool(mask.any()), dice(mask, truth)))
+                truths.append(_against_truth(truth, mask, theirs))
             on_frame()
     finally:
         if other is not None:
             other.close()
-    _hold_to_limits(segment, agreement, str(way), limited_by)
+    with_cells = [one for one in truths if one.with_cells]
+    changes = [one.change for one in truths if one.change is not None]
+    changes_with_cells = [one.change for one in with_cells if one.change is not None]
+    limits = segment.manifest.limits_of(limited_by)
+    _hold_agreement(agreement, limits, f"{segment.backend} and {way}")
+    if len(changes_with_cells) >= LEAST_JUDGED:
+        _hold_change({"all": changes, "those with cells": changes_with_cells}, limits, f"{way} to {segment.backend}")
     return FrameCheck(
         frames=len(files),
         against=way,
         agreement_worst_dice=min(agreement, default=None),
         agreement_mean_dice=_mean(agreement),
-        truth_dice_with_cells=_mean([figure for cells, _, figure in truths if cells]),
-        truth_dice_all=_mean([figure for _, _, figure in truths]),
-        false_positive_frames=_mean([float(found) for cells, found, _ in truths if not cells]),
+        truth_dice_with_cells=_mean([one.dice for one in with_cells]),
+        truth_dice_all=_mean([one.dice for one in truths]),
+        false_positive_frames=_mean([float(one.found_cells) for one in truths if not one.with_cells]),
+        truth_dice_change_with_cells=_mean(changes_with_cells),
+        truth_dice_change_all=_mean(changes),
     )
+
+
+@dataclass(frozen=True)
+class _AgainstTruth:
+    """A mask against its ground truth, and how much the other way's Dice changed to become its own."""
+
+    with_cells: bool
+    found_cells: bool
+    dice: float
+    change: float | None
+
+
+def _against_truth(
+    truth: NDArray[np.uint8], mask: NDArray[np.uint8], theirs: NDArray[np.bool_] | None
+) -> _AgainstTruth:
+    ours = dice(mask, truth)
+    change = None if theirs is None else ours - dice(theirs, truth)
+    return _AgainstTruth(bool(truth.any()), bool(mask.any()), ours, change)
 
 
 def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None, str]:
@@ -104,17 +142,28 @@ def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, way: str) 
     return np.asarray(inference.probability[0] >= threshold)
 
 
-def _hold_to_limits(segment: Segmenter, agreement: list[float], way: str, limited_by: str) -> None:
+_ADVICE = "do not use this bundle here: export it again with --frames of this kind"
+
+
+def _hold_agreement(agreement: list[float], limits: ParityLimits, ways: str) -> None:
     if not agreement:
         return
-    limits = segment.manifest.limits_of(limited_by)
     worst, mean = min(agreement), float(np.mean(agreement))
     if worst < limits.worst_dice or mean < limits.mean_dice:
         raise ParityError(
-            f"{segment.backend} and {way} disagree on these frames: worst Dice {worst:.6f} "
-            f"(limit {limits.worst_dice}), mean {mean:.6f} (limit {limits.mean_dice}); "
-            "do not use this bundle here: export it again with --frames of this kind"
+            f"{ways} disagree on these frames: worst Dice {worst:.6f} "
+            f"(limit {limits.worst_dice}), mean {mean:.6f} (limit {limits.mean_dice}); {_ADVICE}"
         )
+
+
+def _hold_change(changes: Mapping[str, list[float]], limits: ParityLimits, ways: str) -> None:
+    for frames, found in changes.items():
+        mean = float(np.mean(found))
+        if abs(mean) > limits.dice_change:
+            raise ParityError(
+                f"from {ways}, Dice against the ground truth changes by {mean:+.6f} over {len(found)} frames "
+                f"({frames}), limit {limits.dice_change}; {_ADVICE}"
+            )
 
 
 def _mean(values: list[float]) -> float | None:

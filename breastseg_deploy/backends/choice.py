@@ -22,8 +22,13 @@ from breastseg_deploy.backends.gpu_loading import (
 )
 from breastseg_deploy.backends.nvidia import Gpu, NoGpu, look_for_gpu
 from breastseg_deploy.backends.onnxruntime_cpu import OnnxRuntimeCpu, check_onnxruntime, open_gated_onnxruntime
-from breastseg_deploy.backends.openvino_cpu import check_openvino, open_gated_openvino, open_openvino
-from breastseg_deploy.bundle import GATE_DECODER, MODEL, NETWORK_FP16, Bundle
+from breastseg_deploy.backends.openvino_cpu import (
+    check_openvino,
+    open_gated_openvino,
+    open_openvino,
+    open_openvino_int8,
+)
+from breastseg_deploy.bundle import GATE_DECODER, INT8_NETWORK, MODEL, NETWORK_FP16, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError, ParityError
 
 AUTO = "auto"
@@ -40,6 +45,7 @@ class Loader:
         artefact: the bundle's file that it serves, whose parity limits its goldens are held to.
         extras: of this distribution, that bring its libraries.
         open_gated: loads a bundle with the empty-frame gate; None where it serves none.
+        by_name_only: whether "auto" never takes it, because its masks are not those of the float32 network.
     """
 
     check: Callable[[], str]
@@ -48,6 +54,7 @@ class Loader:
     artefact: str
     extras: str
     open_gated: Callable[[Bundle], GatedBackend] | None = None
+    by_name_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,16 @@ LOADERS: Mapping[str, Loader] = {
         extras="cpu",
         open_gated=open_gated_onnxruntime,
     ),
+    "openvino-int8": Loader(
+        check=check_openvino,
+        open=open_openvino_int8,
+        on_gpu=False,
+        artefact=INT8_NETWORK,
+        extras="openvino",
+        by_name_only=True,
+    ),
 }
-"""Backends by name: those on a GPU, the preferred one first; then those on the CPU."""
+"""Backends by name: those on a GPU, the preferred one first; then those on the CPU; then what is asked for by name."""
 
 
 def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False, gate: bool = False) -> Choice:
@@ -143,7 +158,7 @@ def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False, gate: bool
 
 
 _GATE_ON = "; with the empty-frame gate"
-_NO_GATE = "serves no empty-frame gate, which runs on the CPU alone"
+_NO_GATE = "serves no empty-frame gate, which runs in float32 on the CPU alone"
 
 
 def _opened(loader: Loader, bundle: Bundle, gate: bool) -> Backend:
@@ -234,7 +249,8 @@ def _fastest_on_cpu(search: _Search) -> tuple[str, str, Backend]:
     Raises:
         BackendError, MachineError: none is left.
     """
-    words = {name: search.ready(name) for name, loader in LOADERS.items() if not loader.on_gpu}
+    names = [name for name, loader in LOADERS.items() if not (loader.on_gpu or loader.by_name_only)]
+    words = {name: search.ready(name) for name in names}
     engines = {name: engine for name, engine in words.items() if engine is not None}
     contest = Contest(search.bundle, engines, GATE_DECODER if search.gate else MODEL)
     measured = contest.known() if len(engines) > 1 else None

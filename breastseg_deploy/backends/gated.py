@@ -166,7 +166,7 @@ def hold_gated(backend: GatedBackend, bundle: Bundle, way: str) -> tuple[GoldenR
         probability = backend.infer(rgb).checked(rgb.shape[:3], way).probability
         return (probability >= threshold).astype(np.uint8), probability
 
-    return hold_goldens(goldens, run, 1, bundle.manifest.limits_of(GATE_DECODER).worst_dice, way)
+    return hold_goldens(bundle, GATE_DECODER, run, 1, way)
 
 
 def bundle_gate(bundle: Bundle) -> Gate:

@@ -96,7 +96,6 @@ class GpuPipeline:
         self._size_px = manifest.frame.size_px
         self._threshold = manifest.threshold
         self._gabor = manifest.gabor.parameters()
-        self._worst_dice = manifest.limits_of(NETWORK_FP16).worst_dice
         self._verdicts: Verdicts = NoVerdicts() if verdicts is None else verdicts
         self._cupy: Any = require("cupy", "gpu")
         self._lanes: dict[int, _Lane] = {}
@@ -162,7 +161,7 @@ class GpuPipeline:
             return answer.mask, answer.probability
 
         way = f"{self._network.name} in batches of {batch}"
-        results = hold_goldens(self._bundle.goldens(), run, batch, self._worst_dice, way)
+        results = hold_goldens(self._bundle, NETWORK_FP16, run, batch, way)
         figures = {
             "worst_dice": min(result.dice for result in results),
             "largest_probability_error": max(result.largest_probability_error for result in results),

@@ -21,13 +21,14 @@ from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
 from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
 from breastseg_deploy.backends.processor import this_processor
 from breastseg_deploy.backends.proof import prove_on_cpu
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, TENSOR, Bundle
+from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, INT8_NETWORK, INT8_WEIGHTS, MODEL, TENSOR, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gate import FEATURES, SCORE
 from breastseg_deploy.preprocess import network_input
 
 NAME = "openvino"
+NAME_INT8 = "openvino-int8"
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
 """One frame at a time by all cores; float32, since OpenVINO by itself takes bfloat16 where the processor has it; and no
 thread tied to a core, where it would wait for whatever else the scanner's computer does on that core.
@@ -49,7 +50,7 @@ def load_openvino() -> Any:
         MachineError: openvino is not installed.
         BackendError: it is installed and cannot be loaded.
     """
-    with _border("cannot be loaded", "install it again"), _hidden(_TELEMETRY):
+    with _border("cannot be loaded", "install it again"), without_telemetry():
         return require("openvino", "openvino")
 
 
@@ -75,10 +76,27 @@ def open_openvino(bundle: Bundle) -> OpenVinoCpu:
         ParityError: a golden misses the limit of `model.onnx`.
         BundleError: a file of the bundle was altered, a golden is damaged, or the manifest holds no limit.
     """
-    backend = OpenVinoCpu(bundle)
+    return _proved(OpenVinoCpu(bundle, MODEL), NAME, bundle)
+
+
+def open_openvino_int8(bundle: Bundle) -> OpenVinoCpu:
+    """The bundle's INT8 network, once the goldens have come out right through it, as `open_openvino`.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: the network cannot be loaded or run.
+        ParityError: a golden misses the limit of the INT8 network.
+        BundleError: the bundle holds no such network, a file was altered, or a golden is damaged.
+    """
+    return _proved(OpenVinoCpu(bundle, INT8_NETWORK), NAME_INT8, bundle)
+
+
+def _proved(backend: OpenVinoCpu, name: str, bundle: Bundle) -> OpenVinoCpu:
     try:
         engine = {"engine": f"{backend.title} {SETTINGS}"}
-        prove_on_cpu(NAME, bundle, MODEL, engine, lambda: _held(backend, bundle))
+        if backend.artefact == INT8_NETWORK:
+            engine["weights"] = bundle.manifest.files[INT8_WEIGHTS].sha256
+        prove_on_cpu(name, bundle, backend.artefact, engine, lambda: _held(backend, bundle))
     except BaseException:
         backend.close()
         raise
@@ -86,7 +104,7 @@ def open_openvino(bundle: Bundle) -> OpenVinoCpu:
 
 
 class OpenVinoCpu:
-    """`model.onnx` from its tensor on, compiled for one frame; batches are run frame by frame.
+    """`model.onnx` from its tensor on, or the INT8 network, compiled for one frame; batches are run frame by frame.
 
     One frame fills the cores already. One compiled shape is what the goldens prove, and memory does not grow with the
     batch. Threads preprocess side by side and take turns at the network. Nothing is stored: OpenVINO's model cache is
@@ -94,6 +112,7 @@ class OpenVinoCpu:
 
     Attributes:
         title: name and version of the engine.
+        artefact: the bundle's file that it serves.
 
     Raises:
         MachineError: openvino is not installed.
@@ -101,16 +120,21 @@ class OpenVinoCpu:
         BundleError: it was altered.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, artefact: str = MODEL) -> None:
         ov = load_openvino()
-        self.title = _title(ov)
+        self.title, self.artefact = _title(ov), artefact
         self._size_px = bundle.manifest.frame.size_px
         self._gabor = bundle.manifest.gabor.parameters()
         self._threads = this_processor().cores
         self._turn = threading.Lock()
-        with _border(f"cannot load {bundle.path / MODEL}", "try another version of it, or export the bundle again"):
+        with _border(f"cannot load {bundle.path / artefact}", "try another version of it, or export the bundle again"):
             core = ov.Core()
-            self._request = _compiled(ov, core, _network(ov, core, bundle))
+            if artefact == INT8_NETWORK:
+                network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
+            else:
+                network = _cut_at_tensor(ov, core, bundle)
+            _check_answer(ov, network, bundle, artefact)
+            self._request = compiled_request(ov, core, network)
 
     def infer(self, rgb: NDArray[np.uint8]) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
@@ -157,7 +181,7 @@ class OpenVinoHalves:
                 core = ov.Core()
                 half = core.read_model(bundle.read(file))
                 half.reshape({name: [1, *shape[1:]] for name, shape in _input_shapes(half).items()})
-                requests.append(_compiled(ov, core, half))
+                requests.append(compiled_request(ov, core, half))
         self._encoder, self._decoder = requests
 
     def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
@@ -186,7 +210,7 @@ def open_gated_openvino(bundle: Bundle) -> GatedCpu:
     return open_gated(OpenVinoHalves(bundle), bundle)
 
 
-def _compiled(ov: Any, core: Any, model: Any) -> Any:
+def compiled_request(ov: Any, core: Any, model: Any) -> Any:
     """A request on the compiled model, which computes in float32 or not at all."""
     compiled = core.compile_model(model, "CPU", SETTINGS)
     precision = compiled.get_property("INFERENCE_PRECISION_HINT")
@@ -199,11 +223,11 @@ def _input_shapes(model: Any) -> dict[str, list[Any]]:
     return {one.get_any_name(): list(one.get_partial_shape()) for one in model.inputs}
 
 
-def _network(ov: Any, core: Any, bundle: Bundle) -> Any:
+def _cut_at_tensor(ov: Any, core: Any, bundle: Bundle) -> Any:
     """`model.onnx` cut at its tensor, for one frame.
 
     Raises:
-        BackendError: it holds no such tensor, or answers with another shape.
+        BackendError: it holds no such tensor.
     """
     model = core.read_model(bundle.read(MODEL))
     outputs = (output for node in model.get_ordered_ops() for output in node.outputs())
@@ -219,24 +243,39 @@ def _network(ov: Any, core: Any, bundle: Bundle) -> Any:
         consumer.replace_source_output(parameter.output(0))
     network = ov.Model(model.get_results(), [parameter], "network")
     network.validate_nodes_and_infer_types()  # shapes follow the parameter's only now
-    shapes = [str(output.get_partial_shape()) for output in network.outputs]
-    if [output.get_partial_shape() for output in network.outputs] != [ov.PartialShape([1, 1, *size_px])]:
-        raise BackendError(
-            f"{bundle.path / MODEL} must answer a frame with (1, 1, H, W) = {(1, 1, *size_px)}, "
-            f"got {', '.join(shapes)}; export it again"
-        )
     return network
 
 
+def _check_answer(ov: Any, network: Any, bundle: Bundle, artefact: str) -> None:
+    """Refuse a network that answers with another shape than a frame's.
+
+    Raises:
+        BackendError: it does.
+    """
+    size_px = bundle.manifest.frame.size_px
+    shapes = [str(output.get_partial_shape()) for output in network.outputs]
+    if [output.get_partial_shape() for output in network.outputs] != [ov.PartialShape([1, 1, *size_px])]:
+        raise BackendError(
+            f"{bundle.path / artefact} must answer a frame with (1, 1, H, W) = {(1, 1, *size_px)}, "
+            f"got {', '.join(shapes)}; export it again"
+        )
+
+
 def _held(backend: OpenVinoCpu, bundle: Bundle) -> tuple[GoldenResult, ...]:
-    """How the goldens come out, all within the limit of `model.onnx`."""
+    """How the goldens come out, all within the limit of what serves."""
 
     def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         probability = backend.infer(rgb).checked(rgb.shape[:3], backend.title).probability
         return (probability >= bundle.manifest.threshold).astype(np.uint8), probability
 
-    limit = bundle.manifest.limits_of(MODEL).worst_dice
-    return hold_goldens(bundle.goldens(), run, 1, limit, f"{backend.title} behind the FFT preprocessing")
+    return hold_goldens(bundle, backend.artefact, run, 1, f"{backend.title} behind the FFT preprocessing")
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Hide OpenVINO's telemetry from what is imported and run inside; see `load_openvino`."""
+    with _hidden(_TELEMETRY):
+        yield
 
 
 def _title(ov: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from breastseg_deploy.backends.openvino_cpu import NAME_INT8
 from breastseg_deploy.benchmark.entrants import NO_GPU, why_no_gpu
 from breastseg_deploy.benchmark.figures import FIGURES, MEMORY_GROWTH, text_of
 from breastseg_deploy.benchmark.results import Part, Results, Row, Verdict
@@ -86,7 +87,10 @@ def read_budgets(path: Path) -> tuple[Budget, ...]:
 
 
 def judge(results: Results, budgets: Sequence[Budget]) -> tuple[Verdict, ...]:
-    """The verdicts, in the order of the budgets; "gpu" and "cpu" give one for each backend there that ran."""
+    """The verdicts, in the order of the budgets; "gpu" and "cpu" give one for each backend there that ran.
+
+    What "cpu" asks of a Dice is asked in float32; INT8 has limits of its own.
+    """
     held = [budget.in_short_form() if results.short else budget for budget in budgets]
     return tuple(verdict for budget in held for verdict in _verdicts(results, budget))
 
@@ -104,7 +108,8 @@ def _verdicts(results: Results, budget: Budget) -> Iterator[Verdict]:
         for row in named:
             yield _of_row(results, budget, row)
         return
-    rows = [row for row in results.rows if row.kind == "backend" and row.on_gpu == (budget.of == GPU)]
+    kind = [row for row in results.rows if row.kind == "backend" and row.on_gpu == (budget.of == GPU)]
+    rows = [row for row in kind if row.name != NAME_INT8 or "_dice" not in budget.figure]
     ran = [row for row in rows if row.not_run is None]
     if not ran:
         yield _verdict(budget, budget.of, None, _why_none(budget.of, rows))

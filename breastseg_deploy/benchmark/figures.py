@@ -50,6 +50,11 @@ def ratio_to_paper(row: Row) -> float | None:
     return None if row.ratio_to_paper is None else row.ratio_to_paper.median
 
 
+def ratio_to_runtime(row: Row) -> float | None:
+    """Its time over that of the backend which the runtime takes by itself, median over pairs."""
+    return None if row.ratio_to_runtime is None else row.ratio_to_runtime.median
+
+
 def _dice(name: str) -> Callable[[Row], float | None]:
     return lambda row: None if row.agreement is None else getattr(row.agreement, name)
 
@@ -66,6 +71,7 @@ FIGURES: Mapping[str, Figure] = {
     "resident_peak_gb": Figure(resident_peak_gb, "{:.2f} GB"),
     "gpu_process_gb": Figure(gpu_process_gb, "{:.2f} GB"),
     "ratio_to_paper": Figure(ratio_to_paper, "{:.3f} x"),
+    "ratio_to_runtime": Figure(ratio_to_runtime, "{:.3f} x"),
     "mean_dice": Figure(_dice("mean_dice"), "{:.6f}"),
     "worst_dice": Figure(_dice("worst_dice"), "{:.6f}"),
     "mean_dice_with_cells": Figure(_dice("mean_dice_with_cells"), "{:.6f}"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from breastseg_deploy.backends.choice import AUTO
+from breastseg_deploy.backends.choice import AUTO, LOADERS
 from breastseg_deploy.benchmark.agreement import agreement
 from breastseg_deploy.benchmark.contestants import (
     OPEN_TIMEOUT_S,
@@ -147,8 +147,8 @@ class _Run:
         self._references = self._reference_masks(frames.references)
 
     def chosen_backend(self, backends: Sequence[Contestant]) -> Contestant | None:
-        """The one of these that the runtime takes by itself here; None where none runs."""
-        usable = {one.name: one for one in backends if one.not_run is None}
+        """The one of these that the runtime takes by itself here; None where it takes none of them."""
+        usable = {one.name: one for one in backends if one.not_run is None and not LOADERS[one.name].by_name_only}
         if len(usable) < 2:
             return next(iter(usable.values()), None)
         try:

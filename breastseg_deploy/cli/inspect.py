@@ -42,6 +42,10 @@ def _run(arguments: argparse.Namespace) -> int:
         rows.append(("float32 islands", f"{len(half.fp32_islands)} nodes"))
         peak = f"{half.largest_activation:.1f} at {half.largest_activation_layer} (limit 65504)"
         rows.append(("largest activation", peak))
+    if manifest.int8 is not None:
+        int8 = manifest.int8
+        rows.append(("INT8", f"{len(int8.quantised)} convolutions in 8 bits, {len(int8.float32)} in float32"))
+        rows.append(("INT8 calibrated on", int8.calibration))
     for parity in manifest.parity:
         figures = f"worst Dice {parity.worst_dice:.6f}, mean {parity.mean_dice:.6f}"
         rows.append(("parity", f"{parity.artefact} in {parity.engine}: {figures}"))

@@ -80,6 +80,7 @@ def _tell(check: FrameCheck) -> None:
         "Dice against ground truth, frames with cells": check.truth_dice_with_cells,
         "Dice against ground truth, all frames": check.truth_dice_all,
         "share of empty frames with false positives": check.false_positive_frames,
+        "change of that Dice between the two ways, frames with cells": check.truth_dice_change_with_cells,
     }
     for what, figure in figures.items():
         print(f"  {what}: " + ("nothing to measure it on" if figure is None else f"{figure:.6f}"), file=sys.stderr)

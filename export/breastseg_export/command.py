@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="the bundle's folder")
     parser.add_argument("--frames", type=Path, metavar="DIR", help="frames to measure parity on (default: phantoms)")
     parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
-    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: %(default)s")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16", help="default: %(default)s")
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="DIR", help="frames to measure ranges on, for --precision int8"
+    )
     parser.add_argument(
         "--target",
         action="append",
@@ -60,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         force=arguments.force,
         targets=tuple(arguments.target),
         compute_capabilities=tuple(arguments.compute_capability),
+        calibrate=arguments.calibrate,
     )
     manifest = export_bundle(settings, lambda step: print(step, file=sys.stderr))
     for parity in manifest.parity:

@@ -12,9 +12,18 @@ from breastseg_deploy.bundle import GOLDENS, Golden, file_entry
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from breastseg_deploy.gabor import bank_sha256
 from breastseg_deploy.gate import Gate
-from breastseg_deploy.manifest import EngineEntry, FrameContract, GaborBank, HalfPrecision, Manifest, Normalisation
+from breastseg_deploy.manifest import (
+    EngineEntry,
+    FrameContract,
+    GaborBank,
+    HalfPrecision,
+    Int8Precision,
+    Manifest,
+    Normalisation,
+)
 from breastseg_export.gated import gate_rows
 from breastseg_export.graph import OPSET
+from breastseg_export.int8 import int8_rows
 from breastseg_export.parity import ParityRun
 from breastseg_export.report import report_html
 from breastseg_export.samples import Samples
@@ -36,6 +45,7 @@ class Exported:
         run: parity.
         half: how the layers in float32 were chosen; None without a float16 network.
         gate: the empty-frame gate; None without one.
+        int8: how the INT8 network was quantised; None without one.
     """
 
     settings: ExportSettings
@@ -44,6 +54,7 @@ class Exported:
     run: ParityRun
     half: HalfPrecision | None
     gate: Gate | None = None
+    int8: Int8Precision | None = None
 
     def goldens(self) -> list[Golden]:
         """Frames with the reference's answers, as they lie in the bundle."""
@@ -63,6 +74,7 @@ class Exported:
             ("precision", self.settings.precision),
             ("threshold", str(checkpoint.threshold)),
             *(gate_rows(self.gate) if self.gate else ()),
+            *(int8_rows(self.int8) if self.int8 else ()),
             *_versions().items(),
         ]
         description = self.samples.description
@@ -92,7 +104,8 @@ class Exported:
             goldens=tuple(golden.name for golden in self.goldens()),
             engines=engines,
             gate=self.gate,
-            schema_version=1 if self.gate is None else 2,
+            int8=self.int8,
+            schema_version=2 if self.gate or self.int8 else 1,
             files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
             built_with=_versions(),
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx
 from pydantic import ValidationError
 
-from breastseg_deploy.bundle import GOLDENS, MANIFEST, MODEL, REPORT, golden_bytes
+from breastseg_deploy.bundle import GOLDENS, INT8_NETWORK, INT8_WEIGHTS, MANIFEST, MODEL, REPORT, golden_bytes
 from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import CheckpointError, ContractError, ParityError
 from breastseg_deploy.manifest import FrameContract, Manifest
@@ -25,6 +25,7 @@ from breastseg_export.description import Exported
 from breastseg_export.engines import engine_requests, write_engines
 from breastseg_export.gated import check_gate_size, gated_graphs
 from breastseg_export.graph import export_network, portable_model
+from breastseg_export.int8 import check_frames, check_nncf, quantised_network
 from breastseg_export.measuring import gate_parity, half_parity, parity
 from breastseg_export.parity import check, failures
 from breastseg_export.report import write_pictures
@@ -44,7 +45,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         BackendError: TensorRT refuses the float16 network or cannot build an engine of it.
         CheckpointError: the checkpoint cannot be used.
         ContractError: `min_dice` lies outside 0 to 1; engines that cannot be asked for; a gate for another frame size;
-            a network that is not the paper's.
+            a network that is not the paper's; INT8 without frames that calibrate it or show what it costs.
         FrameError: a size that is no multiple of 32, or frames that break the contract.
         MachineError: a target's library is not installed, or it needs a GPU and there is none.
         OutputError: the bundle cannot be written.
@@ -57,6 +58,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         raise ContractError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
     size = (settings.size_px, settings.size_px)
     check_model_size(size)
+    calibration = _calibration(settings)
     requests = engine_requests(settings.targets, settings.compute_capabilities, settings.precision)
     checkpoint = load_checkpoint(settings.checkpoint)
     _check_architecture(settings.checkpoint, checkpoint)
@@ -65,17 +67,25 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
     contract = _frame_contract(settings, checkpoint)
     samples = Samples(settings.frames, size, settings.bit_depth)
     samples.check()
+    if calibration is not None:
+        check_frames(calibration, samples)
     artefacts.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
     # The folder is made before the long work: a place that cannot be written is found now and not at the end.
     with folder_written_whole(settings.output, force=settings.force) as folder:
         say(f"tracing {checkpoint.model.architecture.encoder} at {size[0]} x {size[1]}")
         graphs, network = _graphs(checkpoint, size)
-        if settings.precision == "fp32":
+        quantised = None
+        if calibration is not None:
+            say(f"quantising to INT8, ranges measured on {len(calibration)} frames")
+            quantised = quantised_network(network, checkpoint.model.architecture.gabor, size, calibration)
+        if settings.precision != "fp16":
             say(f"measuring parity on {samples.description}")
-            run, half = parity(checkpoint, graphs, (), samples, settings.min_dice), None
+            run, half = parity(checkpoint, graphs, (), samples, settings.min_dice, quantised), None
         else:
             run, half = half_parity(checkpoint, graphs, network, samples, settings.min_dice, say)
-        exported = Exported(settings, checkpoint, samples, run, half)
+        exported = Exported(
+            settings, checkpoint, samples, run, half, int8=quantised.details(run) if quantised else None
+        )
         if failures(run.summaries):
             _reject(exported)
         exported = replace(exported, gate=gate_parity(checkpoint, graphs, samples, run))
@@ -83,6 +93,10 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         for name, graph in graphs.items():
             make_folder((folder / name).parent)
             write_whole(folder / name, graph.SerializeToString())
+        if quantised is not None:
+            make_folder((folder / INT8_NETWORK).parent)
+            write_whole(folder / INT8_NETWORK, quantised.xml)
+            write_whole(folder / INT8_WEIGHTS, quantised.weights)
         make_folder(folder / GOLDENS)
         for golden in exported.goldens():
             write_whole(folder / golden.name, golden_bytes(golden))
@@ -102,6 +116,19 @@ def _frame_contract(settings: ExportSettings, checkpoint: Checkpoint) -> FrameCo
             f"{settings.checkpoint} states a pixel_size_um of {spacing_um!r}, expected micrometres over 0, or none; "
             "save it again"
         ) from err
+
+
+def _calibration(settings: ExportSettings) -> Samples | None:
+    """The frames to calibrate INT8 on; None where it was not asked for."""
+    if (settings.precision == "int8") != (settings.calibrate is not None):
+        raise ContractError(
+            "--precision int8 and --calibrate DIR belong together: ranges are measured on frames of your own; "
+            f"got --precision {settings.precision} and {'no ' if settings.calibrate is None else ''}--calibrate"
+        )
+    if settings.calibrate is None:
+        return None
+    check_nncf()
+    return Samples(settings.calibrate, (settings.size_px, settings.size_px), settings.bit_depth)
 
 
 def _check_architecture(name: str, checkpoint: Checkpoint) -> None:

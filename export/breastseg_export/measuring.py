@@ -9,18 +9,20 @@ from typing import Any
 import onnx
 from tqdm import tqdm
 
-from breastseg_deploy.bundle import GATE_DECODER, MODEL, NETWORK_FP16
+from breastseg_deploy.bundle import GATE_DECODER, INT8_NETWORK, MODEL, NETWORK_FP16
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.manifest import HalfPrecision
 from breastseg_export import artefacts
 from breastseg_export.gated import gated_in_onnxruntime, measured_gate, reference_scores
 from breastseg_export.half import half_network
+from breastseg_export.int8 import QuantisedNetwork, int8_in_openvino
 from breastseg_export.islands import IslandSearch, described, watched_frames
 from breastseg_export.layers import island_modules
 from breastseg_export.parity import (
     FP16_LIMITS,
     FP32_LIMITS,
     HALF_LIMITS,
+    INT8_LIMITS,
     Artefact,
     ParityRun,
     compare,
@@ -81,6 +83,7 @@ def parity(
     float32_modules: tuple[str, ...],
     samples: Samples,
     min_dice: float | None,
+    int8: QuantisedNetwork | None = None,
 ) -> ParityRun:
     """Parity of every graph of the bundle.
 
@@ -90,6 +93,7 @@ def parity(
         float32_modules: that stay in float32 where the network runs in torch `.half()`.
         samples: the frames.
         min_dice: see `ExportSettings`.
+        int8: the INT8 network, where there is one.
 
     Raises:
         ParityError: the reference's own answer is not finite.
@@ -106,6 +110,9 @@ def parity(
     if GATE_DECODER in graphs:
         segment, _ = gated_in_onnxruntime(graphs, gabor)
         compared.append(Artefact(GATE_DECODER, "ONNX Runtime", segment, stricter(FP32_LIMITS, min_dice)))
+    if int8 is not None:
+        run = int8_in_openvino(int8, gabor)
+        compared.append(Artefact(INT8_NETWORK, "OpenVINO", run, stricter(INT8_LIMITS, min_dice)))
     if NETWORK_FP16 in graphs:
         compared += [
             Artefact(

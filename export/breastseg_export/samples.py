@@ -50,6 +50,11 @@ class Samples(Sequence[Sample]):
         self._files: list[FrameFile] | None = None if folder is None else find_frames([folder])
 
     @property
+    def are_phantoms(self) -> bool:
+        """Whether no folder was given."""
+        return self._files is None
+
+    @property
     def description(self) -> str:
         """What the frames are, for manifest and report."""
         if self._files is None:

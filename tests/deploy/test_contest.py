@@ -68,7 +68,7 @@ class Machine:
         loaders = {}
         for name, loader in LOADERS.items():
             check, load = self._check(name), self._open(name)
-            loaders[name] = loader if loader.on_gpu else replace(loader, check=check, open=load)
+            loaders[name] = loader if loader.on_gpu or loader.by_name_only else replace(loader, check=check, open=load)
         monkeypatch.setattr(choice, "LOADERS", loaders)
         monkeypatch.setattr(contest, "perf_counter", self.clock)
         monkeypatch.setattr(contest, "_today", lambda: "2026-11-23")

@@ -135,9 +135,8 @@ def test_auto_passes_over_every_gpu_with_the_reason(gated_bundle: Path) -> None:
     found = choose(Bundle.open(gated_bundle), gate=True)
     found.backend.close()
     assert (found.name in ENGINES, found.artefact) == (True, GATE_DECODER)
-    assert "tensorrt, tensorrt-rtx, onnxruntime-cuda (serves no empty-frame gate, which runs on the CPU alone)" in (
-        found.reason
-    )
+    reason = "serves no empty-frame gate, which runs in float32 on the CPU alone"
+    assert f"tensorrt, tensorrt-rtx, onnxruntime-cuda ({reason})" in found.reason
 
 
 def test_a_gpu_backend_asked_for_by_name_serves_no_gate(gated_bundle: Path) -> None:

@@ -15,9 +15,10 @@ from breastseg_deploy.backends.choice import Choice
 from breastseg_deploy.backends.gpu_pipeline import GpuPipeline
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.images import find_frames, png_bytes
+from breastseg_deploy.manifest import ParityLimits
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.phantom import phantom_frames
-from breastseg_deploy.verification import check_frames
+from breastseg_deploy.verification import _hold_change, check_frames
 
 SIDE = 128
 LOOSE = {"worst_dice": 0.5, "mean_dice": 0.5, "dice_change": 1.0}
@@ -146,6 +147,32 @@ def test_a_gpu_backend_that_differs_from_the_portable_model_fails(
         ),
     ):
         check_frames(segment, files)
+
+
+def test_a_change_against_the_truth_is_held_to_its_limit_where_there_are_frames_enough(
+    quick_edge: None, bundle_copy: Path, tmp_path: Path, float16: Float16Network
+) -> None:
+    set_limits(bundle_copy, NETWORK_FP16, {"worst_dice": 0.0, "mean_dice": 0.0, "dice_change": 0.001})
+    files = find_frames([write_data_set(tmp_path / "data", 18)])  # 8 with cells, the last one among them
+    float16.spoil = lambda logits: logits.fill(-9)  # nothing is found any more
+    with on_a_gpu(Bundle.open(bundle_copy), float16) as segment:
+        too_few = check_frames(segment, files[:-1])
+        with pytest.raises(ParityError) as failure:
+            check_frames(segment, files)
+    assert too_few.truth_dice_change_with_cells is not None
+    assert too_few.truth_dice_change_with_cells < -0.1
+    assert (
+        "from model.onnx in ONNX Runtime on the CPU to tensorrt, Dice against the ground truth changes by -0."
+        in str(failure.value)
+    )
+    assert "over 18 frames (all), limit 0.001; do not use this bundle here" in str(failure.value)
+
+
+def test_frames_without_cells_do_not_dilute_a_change_against_the_truth() -> None:
+    limits = ParityLimits(worst_dice=0, mean_dice=0, dice_change=0.002)
+    _hold_change({"all": [0.0] * 12 + [-0.003] * 8, "those with cells": [-0.002] * 8}, limits, "one to another")
+    with pytest.raises(ParityError, match=r"by -0\.003000 over 8 frames \(those with cells\), limit 0\.002"):
+        _hold_change({"all": [0.0] * 12 + [-0.003] * 8, "those with cells": [-0.003] * 8}, limits, "one to another")
 
 
 def test_openvino_is_compared_with_another_engine_and_another_preprocessing(demo_bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.manifest import HalfPrecision, IslandTrial
 from breastseg_export.artefacts import Engine
-from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare, stricter
+from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare, failures, stricter
 from breastseg_export.report import difference, report_html, write_pictures
 from breastseg_export.samples import Sample, Samples
 
@@ -88,6 +89,15 @@ def test_empty_frames_do_not_dilute_the_mean_that_gates() -> None:
     assert run.summaries["model in engine"].mean_dice >= FP16_LIMITS.mean_dice
     with pytest.raises(ParityError, match=r"model in engine: mean Dice of frames with cells 0\.998\d+ is under 0\.999"):
         check(run.summaries)
+
+
+def test_empty_frames_do_not_dilute_the_change_against_the_truth() -> None:
+    summary = run_with(flipping(1)).summaries["model in engine"]
+    assert summary.dice_change is not None
+    assert summary.dice_change_with_cells == pytest.approx(summary.dice_change * 5 / 3)
+    limits = FP16_LIMITS.model_copy(update={"dice_change": 1.2 * abs(summary.dice_change), "mean_dice": 0.99})
+    (missed,) = failures({"model": summary.model_copy(update={"limits": limits})})
+    assert re.fullmatch(r"model: Dice against the ground truth changed by -0\.\d+ on frames with cells", missed)
 
 
 def test_every_missed_limit_is_named() -> None:

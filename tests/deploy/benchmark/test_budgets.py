@@ -47,6 +47,20 @@ def test_without_a_gpu_its_rows_are_not_run_and_never_passed() -> None:
         assert verdict_text(found) == "a budget (gpu): not run: no GPU"
 
 
+def test_int8_is_held_to_budgets_of_its_own() -> None:
+    rows = row("onnxruntime"), row("openvino-int8", agreement=agreement(worst=0.98))
+    (found,) = judge(results(*rows), [budget(figure="worst_dice", at_least=0.9999)])
+    assert (found.of, found.status) == ("onnxruntime", "passed")
+    found = verdict(results(*rows), of="openvino-int8", figure="worst_dice", at_least=0.99)
+    assert found.status == "missed"
+
+
+def test_int8_is_held_to_the_memory_of_all_backends() -> None:
+    heavy = row("openvino-int8", memory=Memory(resident_peak_bytes=5000 * MB))
+    found = judge(results(row("onnxruntime"), heavy), [budget(of="cpu", figure="resident_peak_gb", at_most=4.2)])
+    assert {one.of: one.status for one in found} == {"onnxruntime": "passed", "openvino-int8": "missed"}
+
+
 def test_every_backend_on_a_gpu_is_held_to_the_budget() -> None:
     slow = row("onnxruntime-cuda", on_gpu=True)
     fast = row("tensorrt", on_gpu=True, memory=Memory(resident_peak_bytes=1, gpu_process_bytes=1500 * MB))

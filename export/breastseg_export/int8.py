@@ -1,0 +1,262 @@
+"""INT8 after training, for OpenVINO: most of the decoder's 3 x 3 convolutions in 8-bit integers, all else in float32.
+
+They are most of the work. Of the sets and methods tried on the demo (docs/LOG.md), this one kept its masks best: ranges
+by minimum and maximum, after SmoothQuant moved the activations' outliers into the weights, and the block that reads the
+encoder's shallowest features left in float32. Weights take half of the 8-bit range: processors without VNNI add
+products of 8 bits in 16, which would overflow silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+
+from breastseg_deploy.backends.openvino_cpu import compiled_request, load_openvino, without_telemetry
+from breastseg_deploy.bundle import INT8_NETWORK, TENSOR
+from breastseg_deploy.errors import BackendError, BreastsegError, ContractError
+from breastseg_deploy.extras import require
+from breastseg_deploy.gabor import GaborParameters
+from breastseg_deploy.manifest import Int8Precision
+from breastseg_deploy.preprocess import network_input
+from breastseg_deploy.verification import LEAST_JUDGED
+from breastseg_export.artefacts import Engine
+from breastseg_export.graph import behind_sigmoid
+from breastseg_export.parity import ParityRun
+from breastseg_export.samples import Samples
+
+LEAST_CALIBRATION_FRAMES = 32
+"""With 8 the worst mask of 73 other frames was 0.90, with 32 and more 0.986 and over (docs/LOG.md)."""
+
+_DECODER, _KEPT_BLOCK = ".decoder.", ".x_3_3."
+_SMOOTHING = 0.5
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_FAKE_QUANTISE = "FakeQuantize"
+
+
+@dataclass(frozen=True)
+class QuantisedNetwork:
+    """The network as OpenVINO's two files, and what became of its convolutions, by the names of their weights."""
+
+    xml: bytes
+    weights: bytes
+    quantised: tuple[str, ...]
+    float32: tuple[str, ...]
+    calibration: str
+    method: str
+
+    def details(self, run: ParityRun) -> Int8Precision:
+        """What the manifest says of it, given its parity."""
+        (title,) = (title for title, summary in run.summaries.items() if summary.artefact == INT8_NETWORK)
+        came_out = {frame.name: frame.dice for frame in run.figures[title]}
+        return Int8Precision(
+            quantised=self.quantised,
+            float32=self.float32,
+            calibration=self.calibration,
+            method=self.method,
+            golden_dice=tuple(came_out[golden.name] for golden in run.goldens),
+        )
+
+
+def check_frames(calibration: Samples, samples: Samples) -> None:
+    """Refuse, before the long work, frames that cannot calibrate, or cannot show what 8 bits cost.
+
+    Raises:
+        ContractError: too few frames; frames to calibrate on that are alike, or that parity is measured on as well.
+        FrameError: one of them cannot be used.
+    """
+    with_cells = sum(sample.truth is not None and bool(sample.truth.any()) for sample in samples)
+    if samples.are_phantoms or with_cells < LEAST_JUDGED:
+        raise ContractError(
+            f"--precision int8 needs --frames DIR with at least {LEAST_JUDGED} real frames whose masks hold cells, "
+            f"got {'phantoms' if samples.are_phantoms else with_cells}: what 8 bits cost is measured against the truth"
+        )
+    measured = {_pixels(sample.frame): sample.name for sample in samples}
+    seen: dict[bytes, str] = {}
+    for sample in calibration:
+        pixels = _pixels(sample.frame)
+        if pixels in measured:
+            raise ContractError(
+                f"{sample.name} of --calibrate is also measured ({measured[pixels]} of --frames), which would flatter "
+                "the figures; take other frames for one of the two"
+            )
+        if pixels in seen:
+            raise ContractError(f"{sample.name} and {seen[pixels]} of --calibrate are the same frame; take one away")
+        seen[pixels] = sample.name
+    if len(seen) < LEAST_CALIBRATION_FRAMES:
+        raise ContractError(f"--calibrate needs at least {LEAST_CALIBRATION_FRAMES} frames, got {len(seen)}; give more")
+
+
+def check_nncf() -> None:
+    """Find out, before the long work, that what quantises is installed.
+
+    Raises:
+        MachineError: openvino or nncf is not.
+    """
+    load_openvino()
+    with without_telemetry():
+        require("nncf", "int8")
+
+
+def quantised_network(
+    network: onnx.ModelProto, gabor: GaborParameters, size_px: tuple[int, int], calibration: Samples
+) -> QuantisedNetwork:
+    """Quantise the float32 network.
+
+    Args:
+        network: as `graph.export_network` makes it.
+        gabor: of the edge channel.
+        size_px: (H, W).
+        calibration: frames that ranges are measured on.
+
+    Raises:
+        MachineError: openvino or nncf is not installed.
+        BackendError: NNCF failed, or did something else than it was asked to.
+        FrameError: a frame cannot be read.
+    """
+    weights = {node.name: node.input[1] for node in network.graph.node if node.op_type == "Conv"}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in network.graph.initializer}
+    chosen = {name for name, weight in weights.items() if _is_chosen(weight, shapes[weight])}
+    ov = load_openvino()
+    with without_telemetry(), redirect_stdout(sys.stderr):  # NNCF draws its progress on stdout
+        nncf = require("nncf", "int8")
+        try:
+            with TemporaryDirectory() as scratch:
+                path = Path(scratch) / "network.onnx"
+                onnx.save(behind_sigmoid(network, size_px), path)
+                model = ov.convert_model(path, input=[(TENSOR, [1, 4, *size_px])])
+                kept = [op.get_friendly_name() for op in _convolutions(model) if _onnx_name(op) not in chosen]
+                quantised = _by_nncf(nncf, model, kept, calibration, gabor)
+                found = _check(model, quantised, weights, chosen)
+                ov.save_model(quantised, path.with_suffix(".xml"), compress_to_fp16=False)
+                xml, content = (path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin"))
+        except BreastsegError:
+            raise
+        except Exception as err:  # NNCF's errors share no base class
+            raise BackendError(f"NNCF {nncf.__version__} failed: {' '.join(str(err).split())}; export fp32") from err
+    if found:
+        raise BackendError(f"NNCF {nncf.__version__} {found}; use the version of constraints.txt, or export fp32")
+    return QuantisedNetwork(
+        xml,
+        content,
+        quantised=tuple(weight for name, weight in weights.items() if name in chosen),
+        float32=tuple(weight for name, weight in weights.items() if name not in chosen),
+        calibration=calibration.description,
+        method=f"NNCF {nncf.__version__}: SmoothQuant {_SMOOTHING}, ranges by minimum and maximum, 7-bit weights",
+    )
+
+
+def int8_in_openvino(network: QuantisedNetwork, gabor: GaborParameters) -> Engine:
+    """The quantised network behind the CPU preprocessing, compiled as the runtime compiles it."""
+    ov = load_openvino()
+    core = ov.Core()
+    request = compiled_request(ov, core, core.read_model(network.xml, network.weights))
+
+    def run(frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.array(request.infer({0: network_input(frame[np.newaxis], gabor)})[0][0, 0], np.float32)
+
+    return run
+
+
+def int8_rows(int8: Int8Precision) -> Sequence[tuple[str, str]]:
+    """Rows of the report's table of settings."""
+    return (
+        ("INT8", f"{len(int8.quantised)} convolutions, {len(int8.float32)} left in float32; served only by name"),
+        ("INT8 by", int8.method),
+        ("INT8 calibrated on", int8.calibration),
+    )
+
+
+def _is_chosen(weight: str, shape: tuple[int, ...]) -> bool:
+    """Whether a convolution's weight is 3 x 3, in the decoder, and not in the block that is kept in float32."""
+    return shape[2:] == (3, 3) and _DECODER in weight and _KEPT_BLOCK not in weight
+
+
+def _by_nncf(nncf: Any, model: Any, kept: Sequence[str], calibration: Samples, gabor: GaborParameters) -> Any:
+    nncf.set_log_level(logging.ERROR)
+    ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
+    others = {op.get_type_name() for op in model.get_ordered_ops()} - {
+        *_CONVOLUTIONS,
+        "Parameter",
+        "Result",
+        "Constant",
+    }
+    return nncf.quantize(
+        model,
+        nncf.Dataset(calibration, lambda sample: network_input(sample.frame[np.newaxis], gabor)),
+        subset_size=len(calibration),
+        model_type=nncf.ModelType.TRANSFORMER,  # the only one with SmoothQuant
+        ignored_scope=nncf.IgnoredScope(names=list(kept), types=sorted(others), validate=False),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_range_estimator_params=ranges,
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=_SMOOTHING, matmul=-1),
+            overflow_fix=nncf.OverflowFix.ENABLE,
+        ),
+    )
+
+
+def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]) -> str:
+    """What NNCF did beside what it was asked to, as the rest of a sentence; empty where it did that and no more."""
+    unknown = {_onnx_name(op) for op in _convolutions(model)} ^ weights.keys()
+    if unknown:
+        return f"got convolutions from OpenVINO that the exported graph names otherwise ({sorted(unknown)[0]})"
+    convolutions = _convolutions(quantised)
+    in_eight_bits = {_onnx_name(op) for op in convolutions if _is_quantised(op)}
+    if not chosen or in_eight_bits != chosen:
+        return (
+            f"must quantise {len(chosen)} convolutions of the decoder and did {len(in_eight_bits & chosen)} of them "
+            f"and {len(in_eight_bits - chosen)} more"
+        )
+    others = {
+        reader.get_node().get_type_name()
+        for op in quantised.get_ordered_ops()
+        if op.get_type_name() == _FAKE_QUANTISE
+        for reader in op.output(0).get_target_inputs()
+        if reader.get_node() not in convolutions
+    }
+    if others:
+        return f"quantised what is no convolution as well: {', '.join(sorted(others))}"
+    if not any("smooth_quant" in op.get_friendly_name() for op in quantised.get_ordered_ops()):
+        return "applied no SmoothQuant"
+    return ""
+
+
+def _convolutions(model: Any) -> list[Any]:
+    return [op for op in model.get_ordered_ops() if op.get_type_name() in _CONVOLUTIONS]
+
+
+def _onnx_name(convolution: Any) -> str:
+    """The ONNX node that a convolution came from; OpenVINO adds a suffix where it splits off the bias."""
+    return str(convolution.get_friendly_name()).removesuffix("/WithoutBiases")
+
+
+def _is_quantised(convolution: Any) -> bool:
+    """Whether activations *and* weights reach a convolution through 8 bits."""
+    activation = convolution.input_value(0).get_node()
+    chain = list(_weight_chain(convolution))
+    stored = chain[-1].get_element_type().get_type_name() in ("i8", "u8")
+    return activation.get_type_name() == _FAKE_QUANTISE and (
+        stored or any(node.get_type_name() == _FAKE_QUANTISE for node in chain)
+    )
+
+
+def _weight_chain(convolution: Any) -> Iterator[Any]:
+    """From what a convolution reads as its weight back to the constant."""
+    node = convolution.input_value(1).get_node()
+    yield node
+    while node.get_type_name() != "Constant":
+        node = node.input_value(0).get_node()
+        yield node
+
+
+def _pixels(frame: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    return hashlib.sha256(frame.tobytes()).digest()
