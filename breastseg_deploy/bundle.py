@@ -73,15 +73,10 @@ class Bundle:
             _check(folder / name, file_entry(folder / name), entry)
         engines = {engine.file for engine in bundle.manifest.engines}
         gate = {GATE_ENCODER, GATE_DECODER} if bundle.manifest.gate else set()
-        eight_bits = bundle.manifest.int8
-        int8 = {INT8_NETWORK, INT8_WEIGHTS} if eight_bits else set()
+        int8 = {INT8_NETWORK, INT8_WEIGHTS} if bundle.manifest.int8 else set()
         needed = {MODEL, *bundle.manifest.goldens, *engines, *gate, *int8} - bundle.manifest.files.keys()
         if needed:
             raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
-        if INT8_NETWORK in bundle.manifest.files and eight_bits is None:
-            raise BundleError(f"{folder} holds {INT8_NETWORK} and says nothing of it in its manifest; export it again")
-        if eight_bits is not None and len(eight_bits.golden_dice) != len(bundle.manifest.goldens):
-            raise BundleError(f"{folder} does not say how each golden came out in INT8; export it again")
         found = bundle.manifest.gate
         if found is not None and found.size_px != bundle.manifest.frame.size_px:
             raise BundleError(
@@ -99,9 +94,9 @@ class Bundle:
         """
         entry = self.manifest.files.get(name)
         if entry is None:
+            again = "export it with --precision int8 --calibrate DIR" if name == INT8_NETWORK else "export it again"
             raise BundleError(
-                f"{self.path} holds no {name}: it was exported with --precision {self.manifest.precision}; "
-                "export it again"
+                f"{self.path} holds no {name}: it was exported with --precision {self.manifest.precision}; {again}"
             )
         try:
             content = (self.path / name).read_bytes()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from breastseg_deploy.errors import BundleError
 from breastseg_deploy.gabor import GaborParameters
 from breastseg_deploy.gate import Gate
 
 SCHEMA_VERSIONS = (1, 2)
-"""2 has an empty-frame gate or an INT8 network, which a runtime that knows 1 alone would refuse as unknown fields."""
+"""2, which is what an export writes, may hold an empty-frame gate and an INT8 network, and its parity the change of
+Dice over frames with cells: a runtime that knows 1 alone would refuse them as unknown fields."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -101,6 +102,12 @@ class Parity(_Part):
     dice_change_with_cells: float | None = None
     limits: ParityLimits
 
+    @property
+    def change_in_words(self) -> str:
+        """The change against the truth over frames with cells, to end a line with; empty where it was not measured."""
+        change = self.dice_change_with_cells
+        return "" if change is None else f", Dice to the truth {change:+.6f} on frames with cells"
+
 
 class IslandTrial(_Part):
     """One set of layers that was tried in float32, on the frames of the search.
@@ -157,11 +164,11 @@ class Int8Precision(_Part):
         golden_dice: mask Dice of each golden against float32 where it was exported, in the manifest's order.
     """
 
-    quantised: tuple[str, ...]
+    quantised: tuple[str, ...] = Field(min_length=1)
     float32: tuple[str, ...]
     calibration: str
     method: str
-    golden_dice: tuple[float, ...]
+    golden_dice: tuple[Annotated[float, Field(ge=0, le=1)], ...]
 
 
 class EngineEntry(_Part):
@@ -199,7 +206,7 @@ class EngineEntry(_Part):
 class Manifest(_Part):
     """The whole of `manifest.json`."""
 
-    schema_version: Literal[1, 2] = 1
+    schema_version: Literal[1, 2]
     name: str
     encoder: str
     decoder_channels: tuple[int, ...]
@@ -223,11 +230,6 @@ class Manifest(_Part):
     intended_use: str
     training: dict[str, Any]
 
-    @property
-    def left_out(self) -> set[str]:
-        """Fields that its file does not hold: those of schema 2 where they are empty."""
-        return {name for name in ("gate", "int8") if getattr(self, name) is None}
-
     def limits_of(self, artefact: str) -> ParityLimits:
         """The limits that a file of the bundle had to meet when it was exported.
 
@@ -247,6 +249,14 @@ class Manifest(_Part):
             if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name or ":" in name:
                 raise ValueError(f"file name {name!r} leads out of the bundle")
         return files
+
+    @model_validator(mode="after")
+    def _agrees_on_int8(self) -> Self:
+        if (self.precision == "int8") != (self.int8 is not None):
+            raise ValueError("precision and int8 must agree on whether there is an INT8 network")
+        if self.int8 is not None and len(self.int8.golden_dice) != len(self.goldens):
+            raise ValueError("int8 must say how each golden came out")
+        return self
 
 
 def parse_manifest(text: str, place: str) -> Manifest:

@@ -58,7 +58,8 @@ class Segmenter:
         bundle: the opened bundle.
         manifest: what the bundle says about itself.
         backend: name of the backend in use.
-        artefact: the bundle's file that it serves: "model.onnx", "network.fp16.onnx" on a GPU, or "gate/decoder.onnx".
+        artefact: the bundle's file that it serves: "model.onnx", "network.fp16.onnx" on a GPU, "gate/decoder.onnx", or
+            "int8/network.xml".
         gate: the empty-frame gate where the bundle was opened with it, else None.
         backend_reason: which backend was chosen, why, and why each preferred one was passed over; also logged under
             "breastseg_deploy", at WARNING where a better backend ought to have worked, else at INFO.
@@ -87,8 +88,9 @@ class Segmenter:
 
         Args:
             bundle: a folder made by breastseg-export.
-            backend: a backend's name ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"), which
-                then serves or fails; or "auto": the first of the GPU's that works here, else the CPU's faster one.
+            backend: a backend's name ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime",
+                "openvino-int8"), which then serves or fails; or "auto": the first of the GPU's that works here, else
+                the CPU's faster one in float32.
             strict: with "auto", refuse to serve by a lesser backend where a better one is there and fails, and by the
                 CPU where a GPU ought to serve; see `backends.choice.choose`.
             gate: skip the decoder for frames that the bundle's empty-frame gate finds empty; on the CPU alone. What it

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.backends import Backend
 from breastseg_deploy.backends.onnxruntime_cpu import NetworkOnCpu, OnnxRuntimeCpu
-from breastseg_deploy.bundle import MODEL, NETWORK_FP16
+from breastseg_deploy.bundle import INT8_NETWORK, MODEL, NETWORK_FP16
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.images import FrameFile, read_rgb, read_truth
 from breastseg_deploy.manifest import ParityLimits
@@ -31,23 +31,27 @@ class FrameCheck:
         against: the other way through the bundle that the served one was compared with; None where it has no other.
         agreement_worst_dice: the served way against the other one, worst frame.
         agreement_mean_dice: the same, mean over frames.
+        agreement_mean_dice_with_cells: the same over frames on which the other way finds cells.
         truth_dice_with_cells: mean Dice against ground truth over frames whose truth holds cells.
         truth_dice_all: mean over all frames with a truth; an empty pair counts as 1.
         false_positive_frames: share of frames with an empty truth on which any pixel was called a cell.
         truth_dice_change_with_cells: mean over frames whose truth holds cells of the change of Dice against it, from
             the other way to the served one.
         truth_dice_change_all: the same over all frames with a truth.
+        change_judged: whether these two were held to their limit, for which `LEAST_JUDGED` frames are needed.
     """
 
     frames: int
     against: str | None
     agreement_worst_dice: float | None
     agreement_mean_dice: float | None
+    agreement_mean_dice_with_cells: float | None
     truth_dice_with_cells: float | None
     truth_dice_all: float | None
     false_positive_frames: float | None
-    truth_dice_change_with_cells: float | None = None
-    truth_dice_change_all: float | None = None
+    truth_dice_change_with_cells: float | None
+    truth_dice_change_all: float | None
+    change_judged: bool
 
 
 def check_frames(
@@ -72,6 +76,7 @@ def check_frames(
     """
     way, other, limited_by = _other_way(segment)
     agreement: list[float] = []
+    agreement_with_cells: list[float] = []
     truths: list[_AgainstTruth] = []
     try:
         for file in files:
@@ -81,6 +86,7 @@ def check_frames(
             theirs = None if other is None else _mask(other, rgb, segment.manifest.threshold, str(way))
             if theirs is not None:
                 agreement.append(dice(mask, theirs))
+                agreement_with_cells += agreement[-1:] if theirs.any() else []
             if truth is not None:
                 truths.append(_against_truth(truth, mask, theirs))
             on_frame()
@@ -91,19 +97,23 @@ def check_frames(
     changes = [one.change for one in truths if one.change is not None]
     changes_with_cells = [one.change for one in with_cells if one.change is not None]
     limits = segment.manifest.limits_of(limited_by)
-    _hold_agreement(agreement, limits, f"{segment.backend} and {way}")
-    if len(changes_with_cells) >= LEAST_JUDGED:
-        _hold_change({"all": changes, "those with cells": changes_with_cells}, limits, f"{way} to {segment.backend}")
+    judge = _Judge(limits, segment.backend, str(way), segment.artefact == INT8_NETWORK)
+    judge.agreement({"all": agreement, "those with cells": agreement_with_cells})
+    judged = len(changes_with_cells) >= LEAST_JUDGED
+    if judged:
+        judge.change({"all": changes, "those with cells": changes_with_cells})
     return FrameCheck(
         frames=len(files),
         against=way,
         agreement_worst_dice=min(agreement, default=None),
         agreement_mean_dice=_mean(agreement),
+        agreement_mean_dice_with_cells=_mean(agreement_with_cells),
         truth_dice_with_cells=_mean([one.dice for one in with_cells]),
         truth_dice_all=_mean([one.dice for one in truths]),
         false_positive_frames=_mean([float(one.found_cells) for one in truths if not one.with_cells]),
         truth_dice_change_with_cells=_mean(changes_with_cells),
         truth_dice_change_all=_mean(changes),
+        change_judged=judged,
     )
 
 
@@ -142,28 +152,43 @@ def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, way: str) 
     return np.asarray(inference.probability[0] >= threshold)
 
 
-_ADVICE = "do not use this bundle here: export it again with --frames of this kind"
+@dataclass(frozen=True)
+class _Judge:
+    """Holds the served way and the other one to limits; figures are by what the frames are, a list for each."""
 
+    limits: ParityLimits
+    served: str
+    other: str
+    in_eight_bits: bool
 
-def _hold_agreement(agreement: list[float], limits: ParityLimits, ways: str) -> None:
-    if not agreement:
-        return
-    worst, mean = min(agreement), float(np.mean(agreement))
-    if worst < limits.worst_dice or mean < limits.mean_dice:
-        raise ParityError(
-            f"{ways} disagree on these frames: worst Dice {worst:.6f} "
-            f"(limit {limits.worst_dice}), mean {mean:.6f} (limit {limits.mean_dice}); {_ADVICE}"
-        )
+    def agreement(self, found: Mapping[str, list[float]]) -> None:
+        for frames, figures in found.items():
+            if not figures:
+                continue
+            worst, mean = min(figures), float(np.mean(figures))
+            if not (worst >= self.limits.worst_dice and mean >= self.limits.mean_dice):
+                raise ParityError(
+                    f"{self.served} and {self.other} disagree on these frames: worst Dice {worst:.6f} "
+                    f"(limit {self.limits.worst_dice}), mean {mean:.6f} of {len(figures)} ({frames}, limit "
+                    f"{self.limits.mean_dice}); {self._advice}"
+                )
 
+    def change(self, found: Mapping[str, list[float]]) -> None:
+        for frames, figures in found.items():
+            mean = float(np.mean(figures))
+            if not abs(mean) <= self.limits.dice_change:
+                raise ParityError(
+                    f"from {self.other} to {self.served}, Dice against the ground truth changes by {mean:+.6f} over "
+                    f"{len(figures)} frames ({frames}), limit {self.limits.dice_change}; {self._advice}"
+                )
 
-def _hold_change(changes: Mapping[str, list[float]], limits: ParityLimits, ways: str) -> None:
-    for frames, found in changes.items():
-        mean = float(np.mean(found))
-        if abs(mean) > limits.dice_change:
-            raise ParityError(
-                f"from {ways}, Dice against the ground truth changes by {mean:+.6f} over {len(found)} frames "
-                f"({frames}), limit {limits.dice_change}; {_ADVICE}"
+    @property
+    def _advice(self) -> str:
+        if self.in_eight_bits:
+            return (
+                f"do not use {self.served} here: take float32, or export again with --calibrate on frames of this kind"
             )
+        return "do not use this bundle here: export it again with --frames of this kind"
 
 
 def _mean(values: list[float]) -> float | None:

@@ -23,6 +23,7 @@ from breastseg_deploy.backends.gpu_loading import (
 from breastseg_deploy.backends.nvidia import Gpu, NoGpu, look_for_gpu
 from breastseg_deploy.backends.onnxruntime_cpu import OnnxRuntimeCpu, check_onnxruntime, open_gated_onnxruntime
 from breastseg_deploy.backends.openvino_cpu import (
+    NAME_INT8,
     check_openvino,
     open_gated_openvino,
     open_openvino,
@@ -45,7 +46,6 @@ class Loader:
         artefact: the bundle's file that it serves, whose parity limits its goldens are held to.
         extras: of this distribution, that bring its libraries.
         open_gated: loads a bundle with the empty-frame gate; None where it serves none.
-        by_name_only: whether "auto" never takes it, because its masks are not those of the float32 network.
     """
 
     check: Callable[[], str]
@@ -54,7 +54,6 @@ class Loader:
     artefact: str
     extras: str
     open_gated: Callable[[Bundle], GatedBackend] | None = None
-    by_name_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,16 +109,18 @@ LOADERS: Mapping[str, Loader] = {
         extras="cpu",
         open_gated=open_gated_onnxruntime,
     ),
-    "openvino-int8": Loader(
+    NAME_INT8: Loader(
         check=check_openvino,
         open=open_openvino_int8,
         on_gpu=False,
         artefact=INT8_NETWORK,
         extras="openvino",
-        by_name_only=True,
     ),
 }
-"""Backends by name: those on a GPU, the preferred one first; then those on the CPU; then what is asked for by name."""
+"""Backends by name: those on a GPU, the preferred one first; then those on the CPU."""
+
+BY_NAME_ONLY = frozenset({NAME_INT8})
+"""Those that "auto" never takes, because their masks are not those of the float32 network."""
 
 
 def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False, gate: bool = False) -> Choice:
@@ -249,7 +250,7 @@ def _fastest_on_cpu(search: _Search) -> tuple[str, str, Backend]:
     Raises:
         BackendError, MachineError: none is left.
     """
-    names = [name for name, loader in LOADERS.items() if not (loader.on_gpu or loader.by_name_only)]
+    names = [name for name, loader in LOADERS.items() if not loader.on_gpu and name not in BY_NAME_ONLY]
     words = {name: search.ready(name) for name in names}
     engines = {name: engine for name, engine in words.items() if engine is not None}
     contest = Contest(search.bundle, engines, GATE_DECODER if search.gate else MODEL)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.bundle import INT8_NETWORK, Bundle, Golden
-from breastseg_deploy.errors import ParityError
+from breastseg_deploy.errors import BundleError, ParityError
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.metrics import dice, flipped_ppm
 
@@ -65,7 +65,8 @@ def hold_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, way: str) 
             if not result.dice >= limit:
                 raise ParityError(
                     f"golden {golden.name} came out with Dice {result.dice:.6f} by {way}, the limit is {limit:.6g}; "
-                    "do not use this bundle on this machine: run `breastseg doctor` and export again"
+                    f"do not use its {artefact} on this machine: take another backend, or run `breastseg doctor` and "
+                    "export again"
                 )
             results[golden.name] = min(result, results.get(golden.name, result), key=lambda one: one.dice)
     return tuple(results.values())
@@ -86,8 +87,10 @@ def yardstick(bundle: Bundle, artefact: str) -> str:
 def _least_dice(manifest: Manifest, artefact: str) -> dict[str, float]:
     """What a mask of each golden must have at least, by its name."""
     limit = manifest.limits_of(artefact).worst_dice
-    if artefact != INT8_NETWORK or manifest.int8 is None:
+    if artefact != INT8_NETWORK:
         return dict.fromkeys(manifest.goldens, limit)
+    if manifest.int8 is None:
+        raise BundleError(f"the manifest holds parity of {artefact} and says nothing else of it; export it again")
     came_out = zip(manifest.goldens, manifest.int8.golden_dice, strict=True)
     return {name: max(limit, figure - INT8_SLACK) for name, figure in came_out}
 

@@ -50,7 +50,7 @@ def load_openvino() -> Any:
         MachineError: openvino is not installed.
         BackendError: it is installed and cannot be loaded.
     """
-    with _border("cannot be loaded", "install it again"), without_telemetry():
+    with openvino_border("cannot be loaded", "install it again"), without_telemetry():
         return require("openvino", "openvino")
 
 
@@ -127,7 +127,9 @@ class OpenVinoCpu:
         self._gabor = bundle.manifest.gabor.parameters()
         self._threads = this_processor().cores
         self._turn = threading.Lock()
-        with _border(f"cannot load {bundle.path / artefact}", "try another version of it, or export the bundle again"):
+        with openvino_border(
+            f"cannot load {bundle.path / artefact}", "try another version of it, or export the bundle again"
+        ):
             core = ov.Core()
             if artefact == INT8_NETWORK:
                 network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
@@ -155,7 +157,7 @@ class OpenVinoCpu:
 
     def _run(self, tensor: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
         """The network on one tensor (1, 4, H, W), into `probability` (H, W)."""
-        with self._turn, _border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+        with self._turn, openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
             answer = self._request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0]
             probability[:] = answer[0, 0]  # copied before the next frame overwrites it
 
@@ -177,7 +179,9 @@ class OpenVinoHalves:
         self.title = f"{_title(ov)} {SETTINGS}"
         requests = []
         for file in (GATE_ENCODER, GATE_DECODER):
-            with _border(f"cannot load {bundle.path / file}", "try another version of it, or export the bundle again"):
+            with openvino_border(
+                f"cannot load {bundle.path / file}", "try another version of it, or export the bundle again"
+            ):
                 core = ov.Core()
                 half = core.read_model(bundle.read(file))
                 half.reshape({name: [1, *shape[1:]] for name, shape in _input_shapes(half).items()})
@@ -186,14 +190,14 @@ class OpenVinoHalves:
 
     def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
         """See `gated.Halves.encode`."""
-        with _border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
             self._encoder.infer({TENSOR: tensor}, share_inputs=True, share_outputs=True)
             score = float(self._encoder.get_tensor(SCORE).data[0])
             return score, [self._encoder.get_tensor(name) for name in FEATURES]
 
     def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
         """See `gated.Halves.decode`."""
-        with _border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
             for name, feature in zip(FEATURES, features, strict=True):
                 self._decoder.set_tensor(name, feature)
             self._decoder.infer()
@@ -271,32 +275,25 @@ def _held(backend: OpenVinoCpu, bundle: Bundle) -> tuple[GoldenResult, ...]:
     return hold_goldens(bundle, backend.artefact, run, 1, f"{backend.title} behind the FFT preprocessing")
 
 
-@contextmanager
-def without_telemetry() -> Iterator[None]:
-    """Hide OpenVINO's telemetry from what is imported and run inside; see `load_openvino`."""
-    with _hidden(_TELEMETRY):
-        yield
-
-
 def _title(ov: Any) -> str:
     return f"OpenVINO {ov.__version__.partition('-')[0]}"
 
 
 @contextmanager
-def _hidden(module: str) -> Iterator[None]:
-    """Make a module look as if it were not installed."""
-    before = sys.modules.get(module)
-    sys.modules[module] = None  # type: ignore[assignment]  # what makes `import` raise an ImportError
+def without_telemetry() -> Iterator[None]:
+    """Make OpenVINO's telemetry look as if it were not installed, for what is imported and run inside."""
+    was_there, before = _TELEMETRY in sys.modules, sys.modules.get(_TELEMETRY)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what makes `import` raise an ImportError
     try:
         yield
     finally:
-        del sys.modules[module]
-        if before is not None:
-            sys.modules[module] = before
+        del sys.modules[_TELEMETRY]
+        if was_there:
+            sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
 
 
 @contextmanager
-def _border(what: str, remedy: str) -> Iterator[None]:
+def openvino_border(what: str, remedy: str) -> Iterator[None]:
     """The border to OpenVINO: its errors, RuntimeErrors of many lines, leave as BackendErrors of one."""
     try:
         yield

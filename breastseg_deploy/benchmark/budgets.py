@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from breastseg_deploy.backends.openvino_cpu import NAME_INT8
+from breastseg_deploy.backends.choice import BY_NAME_ONLY
 from breastseg_deploy.benchmark.entrants import NO_GPU, why_no_gpu
 from breastseg_deploy.benchmark.figures import FIGURES, MEMORY_GROWTH, text_of
 from breastseg_deploy.benchmark.results import Part, Results, Row, Verdict
@@ -109,7 +109,7 @@ def _verdicts(results: Results, budget: Budget) -> Iterator[Verdict]:
             yield _of_row(results, budget, row)
         return
     kind = [row for row in results.rows if row.kind == "backend" and row.on_gpu == (budget.of == GPU)]
-    rows = [row for row in kind if row.name != NAME_INT8 or "_dice" not in budget.figure]
+    rows = [row for row in kind if row.name not in BY_NAME_ONLY or "_dice" not in budget.figure]
     ran = [row for row in rows if row.not_run is None]
     if not ran:
         yield _verdict(budget, budget.of, None, _why_none(budget.of, rows))
@@ -155,6 +155,8 @@ def _why_missing(results: Results, figure: str) -> str:
         papers = [row for row in results.rows if row.kind == "paper"]
         why = papers[0].not_run if papers else "no part of this run"
         return f"the paper's pipeline: {why}"
+    if figure == "ratio_to_runtime":
+        return "no backend took part that the runtime takes by itself"
     if figure.startswith("gpu_"):
         return "the driver does not say"
     return "nothing to measure it on"

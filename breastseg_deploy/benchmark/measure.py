@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from breastseg_deploy.backends.choice import AUTO, LOADERS
+from breastseg_deploy.backends.choice import AUTO, BY_NAME_ONLY
 from breastseg_deploy.benchmark.agreement import agreement
 from breastseg_deploy.benchmark.contestants import (
     OPEN_TIMEOUT_S,
@@ -148,7 +148,7 @@ class _Run:
 
     def chosen_backend(self, backends: Sequence[Contestant]) -> Contestant | None:
         """The one of these that the runtime takes by itself here; None where it takes none of them."""
-        usable = {one.name: one for one in backends if one.not_run is None and not LOADERS[one.name].by_name_only}
+        usable = {one.name: one for one in backends if one.not_run is None and one.name not in BY_NAME_ONLY}
         if len(usable) < 2:
             return next(iter(usable.values()), None)
         try:

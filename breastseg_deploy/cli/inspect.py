@@ -23,7 +23,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     manifest = Bundle.open(arguments.bundle).manifest
     if arguments.json:
-        print_json(manifest.model_dump(mode="json", exclude=manifest.left_out))
+        print_json(manifest.model_dump(mode="json"))
         return 0
     frame = manifest.frame
     spacing = "unknown" if frame.pixel_size_um is None else f"{frame.pixel_size_um} um"
@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
         rows.append(("INT8", f"{len(int8.quantised)} convolutions in 8 bits, {len(int8.float32)} in float32"))
         rows.append(("INT8 calibrated on", int8.calibration))
     for parity in manifest.parity:
-        figures = f"worst Dice {parity.worst_dice:.6f}, mean {parity.mean_dice:.6f}"
+        figures = f"worst Dice {parity.worst_dice:.6f}, mean {parity.mean_dice:.6f}{parity.change_in_words}"
         rows.append(("parity", f"{parity.artefact} in {parity.engine}: {figures}"))
     rows.append(("measured on", manifest.parity_frames))
     if manifest.gate is not None:

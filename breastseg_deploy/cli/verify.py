@@ -73,17 +73,26 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _tell(check: FrameCheck) -> None:
+    from breastseg_deploy.verification import LEAST_JUDGED
+
     print(f"{check.frames} frames, the other way being {check.against or 'none'}", file=sys.stderr)
     figures = {
         "worst Dice between the two ways through the bundle": check.agreement_worst_dice,
         "mean Dice between the two ways through the bundle": check.agreement_mean_dice,
+        "the same, frames with cells": check.agreement_mean_dice_with_cells,
         "Dice against ground truth, frames with cells": check.truth_dice_with_cells,
         "Dice against ground truth, all frames": check.truth_dice_all,
+        "its change from the other way to this one, frames with cells": check.truth_dice_change_with_cells,
+        "its change from the other way to this one, all frames": check.truth_dice_change_all,
         "share of empty frames with false positives": check.false_positive_frames,
-        "change of that Dice between the two ways, frames with cells": check.truth_dice_change_with_cells,
     }
     for what, figure in figures.items():
         print(f"  {what}: " + ("nothing to measure it on" if figure is None else f"{figure:.6f}"), file=sys.stderr)
+    if not check.change_judged:
+        print(
+            f"  that change was not held to its limit: it takes at least {LEAST_JUDGED} frames whose masks hold cells",
+            file=sys.stderr,
+        )
 
 
 def _tell_gate(check: GateCheck) -> None:

@@ -69,15 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     for parity in manifest.parity:
         print(
             f"{parity.artefact} in {parity.engine}: mean Dice {parity.mean_dice:.6f}, worst {parity.worst_dice:.6f}, "
-            f"largest probability error {parity.largest_probability_error:.1e}",
+            f"largest probability error {parity.largest_probability_error:.1e}{parity.change_in_words}",
             file=sys.stderr,
         )
     for engine in manifest.engines:
         print(f"{engine.file}: {manifest.files[engine.file].bytes:,} bytes, {engine.verification}", file=sys.stderr)
     if arguments.json:
-        print_json(
-            {"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json", exclude=manifest.left_out)}
-        )
+        print_json({"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json")})
     else:
         print(f"bundle {arguments.output}, report {arguments.output / 'report.html'}")
     return 0

@@ -31,6 +31,7 @@ from breastseg_export.settings import ExportSettings
 from breastseg_train.checkpoint import Checkpoint
 
 _PACKAGES = ("breastseg-deploy", "torch", "segmentation-models-pytorch", "timm", "onnx", "onnxruntime", "numpy")
+_INT8_PACKAGES = ("openvino", "nncf")
 INTENDED_USE = "Research and engineering. Not a medical device; no diagnosis may rest on its masks."
 
 
@@ -75,7 +76,7 @@ class Exported:
             ("threshold", str(checkpoint.threshold)),
             *(gate_rows(self.gate) if self.gate else ()),
             *(int8_rows(self.int8) if self.int8 else ()),
-            *_versions().items(),
+            *self._versions().items(),
         ]
         description = self.samples.description
         return report_html(architecture.encoder, self.run, description, rows, checkpoint.threshold, self.half)
@@ -105,15 +106,15 @@ class Exported:
             engines=engines,
             gate=self.gate,
             int8=self.int8,
-            schema_version=2 if self.gate or self.int8 else 1,
+            schema_version=2,
             files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
-            built_with=_versions(),
+            built_with=self._versions(),
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),
             licence=str(details.get("licence", "not stated")),
             intended_use=str(details.get("intended_use", INTENDED_USE)),
             training=dict(details),
         )
 
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+    def _versions(self) -> dict[str, str]:
+        packages = _PACKAGES + (_INT8_PACKAGES if self.int8 else ())
+        return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -30,7 +30,8 @@ def engine_requests(
         precision: of the export.
 
     Raises:
-        ContractError: engines of a float32 export, capabilities without a target, or one that a flavour cannot build
+        ContractError: engines of an export without a float16 network, capabilities without a target, or one that a
+            flavour cannot build
             for here.
         MachineError: a flavour is not installed, or there is no GPU where one is needed.
     """

@@ -25,7 +25,7 @@ from breastseg_export.description import Exported
 from breastseg_export.engines import engine_requests, write_engines
 from breastseg_export.gated import check_gate_size, gated_graphs
 from breastseg_export.graph import export_network, portable_model
-from breastseg_export.int8 import check_frames, check_nncf, quantised_network
+from breastseg_export.int8 import check_int8_frames, check_nncf, quantised_network
 from breastseg_export.measuring import gate_parity, half_parity, parity
 from breastseg_export.parity import check, failures
 from breastseg_export.report import write_pictures
@@ -68,7 +68,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
     samples = Samples(settings.frames, size, settings.bit_depth)
     samples.check()
     if calibration is not None:
-        check_frames(calibration, samples)
+        check_int8_frames(calibration, samples)
     artefacts.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
     # The folder is made before the long work: a place that cannot be written is found now and not at the end.
     with folder_written_whole(settings.output, force=settings.force) as folder:
@@ -103,7 +103,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         write_whole(folder / REPORT, exported.report().encode())
         engines = write_engines(folder, half.fp32_islands if half else (), requests, say)
         manifest = exported.manifest(contract, engines, folder)
-        write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2, exclude=manifest.left_out).encode())
+        write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
 
 

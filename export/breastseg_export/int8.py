@@ -12,7 +12,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +20,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from breastseg_deploy.backends.openvino_cpu import compiled_request, load_openvino, without_telemetry
+from breastseg_deploy.backends.openvino_cpu import (
+    compiled_request,
+    load_openvino,
+    openvino_border,
+    without_telemetry,
+)
 from breastseg_deploy.bundle import INT8_NETWORK, TENSOR
 from breastseg_deploy.errors import BackendError, BreastsegError, ContractError
 from breastseg_deploy.extras import require
@@ -32,14 +38,19 @@ from breastseg_deploy.verification import LEAST_JUDGED
 from breastseg_export.artefacts import Engine
 from breastseg_export.graph import behind_sigmoid
 from breastseg_export.parity import ParityRun
-from breastseg_export.samples import Samples
+from breastseg_export.samples import Sample, Samples
 
 LEAST_CALIBRATION_FRAMES = 32
 """With 8 the worst mask of 73 other frames was 0.90, with 32 and more 0.986 and over (docs/LOG.md)."""
 
 _DECODER, _KEPT_BLOCK = ".decoder.", ".x_3_3."
+_LEVELS_OF_A_MASK = 2
 _SMOOTHING = 0.5
+_OVERFLOW_FIX = "ENABLE"
+_LARGEST_WEIGHT = 64
+"""Of 7 bits with a sign."""
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_NO_OPERATIONS = ("Parameter", "Constant", "Result")
 _FAKE_QUANTISE = "FakeQuantize"
 
 
@@ -67,33 +78,34 @@ class QuantisedNetwork:
         )
 
 
-def check_frames(calibration: Samples, samples: Samples) -> None:
+def check_int8_frames(calibration: Samples, samples: Samples) -> None:
     """Refuse, before the long work, frames that cannot calibrate, or cannot show what 8 bits cost.
 
     Raises:
-        ContractError: too few frames; frames to calibrate on that are alike, or that parity is measured on as well.
+        ContractError: too few frames, the same one twice, or one in both sets; a mask to calibrate on.
         FrameError: one of them cannot be used.
     """
-    with_cells = sum(sample.truth is not None and bool(sample.truth.any()) for sample in samples)
-    if samples.are_phantoms or with_cells < LEAST_JUDGED:
+    needed = f"--precision int8 needs --frames DIR with at least {LEAST_JUDGED} frames whose masks hold cells"
+    if samples.are_phantoms:
+        raise ContractError(f"{needed}, got phantoms: what 8 bits cost is measured on real frames")
+    if len(calibration) < LEAST_CALIBRATION_FRAMES:
         raise ContractError(
-            f"--precision int8 needs --frames DIR with at least {LEAST_JUDGED} real frames whose masks hold cells, "
-            f"got {'phantoms' if samples.are_phantoms else with_cells}: what 8 bits cost is measured against the truth"
+            f"--calibrate needs at least {LEAST_CALIBRATION_FRAMES} frames, got {len(calibration)}; give more"
         )
-    measured = {_pixels(sample.frame): sample.name for sample in samples}
-    seen: dict[bytes, str] = {}
+    known: dict[bytes, str] = {}
+    with_cells = 0
+    for sample in samples:
+        _add(known, sample, "--frames")
+        with_cells += sample.truth is not None and bool(sample.truth.any())
+    if with_cells < LEAST_JUDGED:
+        raise ContractError(f"{needed}, got {with_cells}: what 8 bits cost is measured against the truth")
     for sample in calibration:
-        pixels = _pixels(sample.frame)
-        if pixels in measured:
+        _add(known, sample, "--calibrate")
+        if np.unique(sample.frame).size <= _LEVELS_OF_A_MASK:
             raise ContractError(
-                f"{sample.name} of --calibrate is also measured ({measured[pixels]} of --frames), which would flatter "
-                "the figures; take other frames for one of the two"
+                f"{sample.name} of --calibrate holds no more than {_LEVELS_OF_A_MASK} values, as a mask does; give the "
+                "folder of frames"
             )
-        if pixels in seen:
-            raise ContractError(f"{sample.name} and {seen[pixels]} of --calibrate are the same frame; take one away")
-        seen[pixels] = sample.name
-    if len(seen) < LEAST_CALIBRATION_FRAMES:
-        raise ContractError(f"--calibrate needs at least {LEAST_CALIBRATION_FRAMES} frames, got {len(seen)}; give more")
 
 
 def check_nncf() -> None:
@@ -129,29 +141,27 @@ def quantised_network(
     ov = load_openvino()
     with without_telemetry(), redirect_stdout(sys.stderr):  # NNCF draws its progress on stdout
         nncf = require("nncf", "int8")
-        try:
-            with TemporaryDirectory() as scratch:
-                path = Path(scratch) / "network.onnx"
-                onnx.save(behind_sigmoid(network, size_px), path)
-                model = ov.convert_model(path, input=[(TENSOR, [1, 4, *size_px])])
-                kept = [op.get_friendly_name() for op in _convolutions(model) if _onnx_name(op) not in chosen]
-                quantised = _by_nncf(nncf, model, kept, calibration, gabor)
-                found = _check(model, quantised, weights, chosen)
-                ov.save_model(quantised, path.with_suffix(".xml"), compress_to_fp16=False)
-                xml, content = (path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin"))
-        except BreastsegError:
-            raise
-        except Exception as err:  # NNCF's errors share no base class
-            raise BackendError(f"NNCF {nncf.__version__} failed: {' '.join(str(err).split())}; export fp32") from err
-    if found:
-        raise BackendError(f"NNCF {nncf.__version__} {found}; use the version of constraints.txt, or export fp32")
+        with TemporaryDirectory() as scratch, openvino_border("cannot convert the network", "export fp32"):
+            path = Path(scratch) / "network.onnx"
+            onnx.save(behind_sigmoid(network, size_px), path)
+            model = ov.convert_model(path, input=[(TENSOR, [1, 4, *size_px])])
+            kept = [op.get_friendly_name() for op in _convolutions(model) if _onnx_name(op) not in chosen]
+            quantised = _by_nncf(nncf, model, kept, calibration, gabor)
+            found = _check(model, quantised, weights, chosen)
+            if found:
+                raise BackendError(
+                    f"NNCF {nncf.__version__} {found}; use the version of constraints.txt, or export fp32"
+                )
+            ov.save_model(quantised, path.with_suffix(".xml"), compress_to_fp16=False)
+            xml, content = (path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin"))
     return QuantisedNetwork(
         xml,
         content,
         quantised=tuple(weight for name, weight in weights.items() if name in chosen),
         float32=tuple(weight for name, weight in weights.items() if name not in chosen),
         calibration=calibration.description,
-        method=f"NNCF {nncf.__version__}: SmoothQuant {_SMOOTHING}, ranges by minimum and maximum, 7-bit weights",
+        method=f"NNCF {nncf.__version__}: SmoothQuant {_SMOOTHING}, ranges by minimum and maximum, 7-bit weights, "
+        "fast bias correction",
     )
 
 
@@ -159,10 +169,12 @@ def int8_in_openvino(network: QuantisedNetwork, gabor: GaborParameters) -> Engin
     """The quantised network behind the CPU preprocessing, compiled as the runtime compiles it."""
     ov = load_openvino()
     core = ov.Core()
-    request = compiled_request(ov, core, core.read_model(network.xml, network.weights))
+    with openvino_border("cannot load the INT8 network", "export fp32"):
+        request = compiled_request(ov, core, core.read_model(network.xml, network.weights))
 
-    def run(frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return np.array(request.infer({0: network_input(frame[np.newaxis], gabor)})[0][0, 0], np.float32)
+    def run(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with openvino_border("failed in INT8", "export fp32"):
+            return np.array(request.infer({0: network_input(frame[np.newaxis], gabor)})[0][0, 0], np.float32)
 
     return run
 
@@ -184,24 +196,20 @@ def _is_chosen(weight: str, shape: tuple[int, ...]) -> bool:
 def _by_nncf(nncf: Any, model: Any, kept: Sequence[str], calibration: Samples, gabor: GaborParameters) -> Any:
     nncf.set_log_level(logging.ERROR)
     ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
-    others = {op.get_type_name() for op in model.get_ordered_ops()} - {
-        *_CONVOLUTIONS,
-        "Parameter",
-        "Result",
-        "Constant",
-    }
-    return nncf.quantize(
-        model,
-        nncf.Dataset(calibration, lambda sample: network_input(sample.frame[np.newaxis], gabor)),
-        subset_size=len(calibration),
-        model_type=nncf.ModelType.TRANSFORMER,  # the only one with SmoothQuant
-        ignored_scope=nncf.IgnoredScope(names=list(kept), types=sorted(others), validate=False),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            activations_range_estimator_params=ranges,
-            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=_SMOOTHING, matmul=-1),
-            overflow_fix=nncf.OverflowFix.ENABLE,
-        ),
-    )
+    others = {op.get_type_name() for op in model.get_ordered_ops()} - {*_CONVOLUTIONS, *_NO_OPERATIONS}
+    with _nncf_border(nncf.__version__):
+        return nncf.quantize(
+            model,
+            nncf.Dataset(calibration, lambda sample: network_input(sample.frame[np.newaxis], gabor)),
+            subset_size=len(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,  # the only one with SmoothQuant
+            ignored_scope=nncf.IgnoredScope(names=list(kept), types=sorted(others), validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=ranges,
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=_SMOOTHING, matmul=-1),
+                overflow_fix=nncf.OverflowFix[_OVERFLOW_FIX],
+            ),
+        )
 
 
 def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]) -> str:
@@ -225,9 +233,34 @@ def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]
     }
     if others:
         return f"quantised what is no convolution as well: {', '.join(sorted(others))}"
-    if not any("smooth_quant" in op.get_friendly_name() for op in quantised.get_ordered_ops()):
+    if not all(_is_smoothed(op) for op in convolutions if _onnx_name(op) in chosen):
         return "applied no SmoothQuant"
+    if not all(_largest_weight(op) <= _LARGEST_WEIGHT for op in convolutions if _onnx_name(op) in chosen):
+        return "gave weights more than 7 bits"
     return ""
+
+
+def _is_smoothed(convolution: Any) -> bool:
+    """Whether one of SmoothQuant's factors stands before the 8-bit range of a convolution's activations."""
+    ranged = convolution.input_value(0).get_node()
+    return "smooth_quant" in ranged.input_value(0).get_node().get_friendly_name()
+
+
+def _largest_weight(convolution: Any) -> int:
+    """The largest magnitude among a convolution's 8-bit weights as they are stored."""
+    *_, constant = _weight_chain(convolution)
+    return int(np.abs(constant.data.astype(np.int16)).max())
+
+
+@contextmanager
+def _nncf_border(version: str) -> Iterator[None]:
+    """The border to NNCF, whose errors share no base class: they leave as BackendErrors of one line."""
+    try:
+        yield
+    except (BreastsegError, OSError):
+        raise
+    except Exception as err:
+        raise BackendError(f"NNCF {version} failed: {' '.join(str(err).split())}; export fp32") from err
 
 
 def _convolutions(model: Any) -> list[Any]:
@@ -258,5 +291,9 @@ def _weight_chain(convolution: Any) -> Iterator[Any]:
         yield node
 
 
-def _pixels(frame: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    return hashlib.sha256(frame.tobytes()).digest()
+def _add(known: dict[bytes, str], sample: Sample, option: str) -> None:
+    """Note a frame by its pixels; one that is there already would flatter the figures or count twice."""
+    pixels = hashlib.sha256(sample.frame.tobytes()).digest()
+    if pixels in known:
+        raise ContractError(f"{sample.name} of {option} and {known[pixels]} are the same frame; take one of them away")
+    known[pixels] = f"{sample.name} of {option}"

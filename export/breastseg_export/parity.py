@@ -137,7 +137,8 @@ def compare(
 def failures(summaries: Mapping[str, Parity]) -> list[str]:
     """Every limit that an artefact missed, one sentence each; empty when all is well.
 
-    Frames without cells prove little: two empty masks always agree. So at least one frame must hold cells.
+    Frames without cells prove little: two empty masks always agree. So at least one frame must hold cells. The change
+    against the truth counts from one frame on: an export that is refused for a single frame's border can be given more.
     """
     missed = []
     for title, parity in summaries.items():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy import BackendError, BreastsegError, BundleError, MachineError, ParityError, Segmenter
 from breastseg_deploy.backends import Backend, Inference, choice
-from breastseg_deploy.backends.choice import AUTO, LOADERS, Loader, choose
+from breastseg_deploy.backends.choice import AUTO, BY_NAME_ONLY, LOADERS, Loader, choose
 from breastseg_deploy.backends.nvidia import Gpu, NoGpu
 from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
 from breastseg_deploy.manifest import EngineEntry
@@ -88,7 +88,7 @@ def without_float16(bundle: Bundle) -> Bundle:
 
 
 def test_preference_is_tensorrt_then_rtx_then_onnxruntime_on_cuda_then_cpu() -> None:
-    by_itself = {name: loader for name, loader in LOADERS.items() if not loader.by_name_only}
+    by_itself = {name: loader for name, loader in LOADERS.items() if name not in BY_NAME_ONLY}
     assert list(by_itself) == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
     assert [loader.on_gpu for loader in by_itself.values()] == [True, True, True, False, False]
     assert [loader.artefact for loader in by_itself.values()] == [NETWORK_FP16] * 3 + [MODEL] * 2

@@ -508,7 +508,7 @@ def test_verify_ends_with_3_where_the_engine_does_not_reproduce_the_reference(
     assert run("verify", bundle_copy, "--json") == 3
     said = capsys.readouterr()
     assert json_on_stdout(said.out)["kind"] == "ParityError"
-    assert "do not use this bundle on this machine" in said.err
+    assert "do not use its model.onnx on this machine" in said.err
     assert "is verified" not in said.out
 
 

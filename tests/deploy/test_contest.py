@@ -15,7 +15,7 @@ from surgery import edit_manifest
 
 from breastseg_deploy import BackendError, BundleError, ParityError, Segmenter
 from breastseg_deploy.backends import Inference, choice, contest
-from breastseg_deploy.backends.choice import LOADERS, choose
+from breastseg_deploy.backends.choice import BY_NAME_ONLY, LOADERS, choose
 from breastseg_deploy.backends.nvidia import NoGpu
 from breastseg_deploy.backends.processor import Processor
 from breastseg_deploy.bundle import MODEL, Bundle
@@ -68,7 +68,7 @@ class Machine:
         loaders = {}
         for name, loader in LOADERS.items():
             check, load = self._check(name), self._open(name)
-            loaders[name] = loader if loader.on_gpu or loader.by_name_only else replace(loader, check=check, open=load)
+            loaders[name] = loader if loader.on_gpu or name in BY_NAME_ONLY else replace(loader, check=check, open=load)
         monkeypatch.setattr(choice, "LOADERS", loaders)
         monkeypatch.setattr(contest, "perf_counter", self.clock)
         monkeypatch.setattr(contest, "_today", lambda: "2026-11-23")

@@ -414,10 +414,10 @@ def test_a_gate_that_contradicts_itself_or_its_bundle_is_refused(
     assert words in str(refusal.value)
 
 
-def test_the_manifest_of_a_bundle_without_a_gate_does_not_name_it(demo_bundle: Path, gated_bundle: Path) -> None:
+def test_an_export_writes_the_newest_schema_with_and_without_a_gate(demo_bundle: Path, gated_bundle: Path) -> None:
     plain, with_gate = (json.loads((bundle / MANIFEST).read_text()) for bundle in (demo_bundle, gated_bundle))
-    assert ("gate" in plain, plain["schema_version"]) == (False, 1)
-    assert ("gate" in with_gate, with_gate["schema_version"]) == (True, 2)
+    assert (plain["gate"], plain["schema_version"]) == (None, 2)
+    assert (with_gate["gate"] is not None, with_gate["schema_version"]) == (True, 2)
 
 
 def test_the_promise_is_in_words(gated_bundle: Path) -> None:

@@ -150,7 +150,7 @@ def test_self_test_fails_where_the_reference_says_otherwise(bundle_copy: Path) -
         segment.self_test()
     assert f"golden {name} came out with Dice 0." in str(failure.value)
     limit = bundle.manifest.limits_of(MODEL).worst_dice
-    assert f"the limit is {limit}; do not use this bundle on this machine" in str(failure.value)
+    assert f"the limit is {limit}; do not use its model.onnx on this machine" in str(failure.value)
 
 
 def test_self_test_fails_where_the_golden_frame_was_exchanged(bundle_copy: Path) -> None:

@@ -18,7 +18,7 @@ from breastseg_deploy.images import find_frames, png_bytes
 from breastseg_deploy.manifest import ParityLimits
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.phantom import phantom_frames
-from breastseg_deploy.verification import _hold_change, check_frames
+from breastseg_deploy.verification import _Judge, check_frames
 
 SIDE = 128
 LOOSE = {"worst_dice": 0.5, "mean_dice": 0.5, "dice_change": 1.0}
@@ -168,11 +168,27 @@ def test_a_change_against_the_truth_is_held_to_its_limit_where_there_are_frames_
     assert "over 18 frames (all), limit 0.001; do not use this bundle here" in str(failure.value)
 
 
-def test_frames_without_cells_do_not_dilute_a_change_against_the_truth() -> None:
-    limits = ParityLimits(worst_dice=0, mean_dice=0, dice_change=0.002)
-    _hold_change({"all": [0.0] * 12 + [-0.003] * 8, "those with cells": [-0.002] * 8}, limits, "one to another")
-    with pytest.raises(ParityError, match=r"by -0\.003000 over 8 frames \(those with cells\), limit 0\.002"):
-        _hold_change({"all": [0.0] * 12 + [-0.003] * 8, "those with cells": [-0.003] * 8}, limits, "one to another")
+LIMITS = ParityLimits(worst_dice=0.9, mean_dice=0.99, dice_change=0.002)
+
+
+@pytest.mark.parametrize("in_eight_bits", [False, True])
+def test_frames_without_cells_dilute_neither_agreement_nor_change(in_eight_bits: bool) -> None:
+    judge = _Judge(LIMITS, "one", "another", in_eight_bits)
+    judge.agreement({"all": [0.995] * 8 + [1.0] * 12, "those with cells": [0.995] * 8})
+    with pytest.raises(ParityError, match=r"mean 0\.980000 of 8 \(those with cells, limit 0\.99\)"):
+        judge.agreement({"all": [0.98] * 8 + [1.0] * 12, "those with cells": [0.98] * 8})
+    judge.change({"all": [-0.002] * 8 + [0.0] * 12, "those with cells": [-0.002] * 8})
+    with pytest.raises(ParityError, match=r"by -0\.003000 over 8 frames \(those with cells\), limit 0\.002") as failure:
+        judge.change({"all": [-0.003] * 8 + [0.0] * 12, "those with cells": [-0.003] * 8})
+    assert ("take float32, or export again with --calibrate" in str(failure.value)) is in_eight_bits
+
+
+def test_figures_that_are_no_numbers_do_not_pass() -> None:
+    judge = _Judge(LIMITS, "one", "another", in_eight_bits=False)
+    with pytest.raises(ParityError):
+        judge.agreement({"all": [float("nan")]})
+    with pytest.raises(ParityError):
+        judge.change({"all": [float("nan")]})
 
 
 def test_openvino_is_compared_with_another_engine_and_another_preprocessing(demo_bundle: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import onnx
 import pytest
 
 from breastseg_deploy import BackendError, BundleError, FrameError, MachineError, ParityError, Segmenter
+from breastseg_deploy.backends import goldens
 from breastseg_deploy.backends.choice import choose
 from breastseg_deploy.bundle import INT8_NETWORK, INT8_WEIGHTS, MANIFEST, MODEL, Bundle, file_entry
 from breastseg_deploy.cli.main import main
@@ -29,7 +30,7 @@ from breastseg_deploy.storage import make_folder
 from breastseg_export import int8
 from breastseg_export.exporter import export_bundle
 from breastseg_export.graph import export_network
-from breastseg_export.int8 import check_frames, quantised_network
+from breastseg_export.int8 import check_int8_frames, quantised_network
 from breastseg_export.samples import Sample, Samples
 from breastseg_export.settings import ExportSettings
 from breastseg_train.checkpoint import load_checkpoint
@@ -132,21 +133,32 @@ def test_inspect_says_how_it_was_quantised(exported: Path, capsys: pytest.Captur
 def test_by_name_it_serves_masks_near_those_of_float32(exported: Path) -> None:
     with Segmenter.open(exported, "openvino-int8") as eight, Segmenter.open(exported, "openvino") as full:
         assert (eight.artefact, eight.backend) == (INT8_NETWORK, "openvino-int8")
-        goldens = [result.dice for result in eight.self_test()]
+        came_out = [result.dice for result in eight.self_test()]
         frames = np.stack([phantom_frame(number, SIZE).frame for number in range(40, 46)])
         ours, theirs = eight(frames), full(frames)
-    assert goldens == pytest.approx(eight_bits(exported).golden_dice, abs=1e-6)
+    assert came_out == pytest.approx(eight_bits(exported).golden_dice, abs=1e-6)
     for mask, other in zip(ours.mask, theirs.mask, strict=True):
         assert dice(mask, other) >= 0.97
     assert np.abs(ours.probability - theirs.probability).max() > 1e-3  # it is another network
 
 
-def test_a_golden_that_came_out_better_at_the_export_does_not_pass(altered: Path) -> None:
+def test_a_golden_that_came_out_better_at_the_export_does_not_pass(
+    altered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each lies over the limit of 0.97; another processor's sums must not cost what nobody measured."""
-    better = [figure + 0.006 for figure in eight_bits(altered).golden_dice]
-    edit_manifest(altered, lambda raw: raw["int8"].update(golden_dice=better))
-    with pytest.raises(ParityError, match=r"golden-1\.npz came out with Dice .* by OpenVINO"):
+    Segmenter.open(altered, "openvino-int8").close()  # a verdict is kept
+    found = eight_bits(altered).golden_dice
+    assert 0.97 < min(found) < 0.999
+    monkeypatch.setattr(goldens, "INT8_SLACK", -0.001)
+    with pytest.raises(ParityError, match=r"golden-\d\.npz came out with Dice .* by OpenVINO .* take another backend"):
         Segmenter.open(altered, "openvino-int8")
+
+
+def test_a_golden_a_little_under_its_figure_at_the_export_passes(altered: Path) -> None:
+    better = [min(1.0, figure + 0.004) for figure in eight_bits(altered).golden_dice]
+    assert better != list(eight_bits(altered).golden_dice)
+    edit_manifest(altered, lambda raw: raw["int8"].update(golden_dice=better))
+    Segmenter.open(altered, "openvino-int8").close()
 
 
 def test_auto_never_takes_it(exported: Path) -> None:
@@ -181,8 +193,11 @@ def test_manifest_and_files_agree_on_it(altered: Path) -> None:
     kept = (altered / MANIFEST).read_text()
     for change, words in (
         (lambda raw: raw["files"].pop(INT8_WEIGHTS), f"names no {INT8_WEIGHTS}"),
-        (lambda raw: raw.pop("int8"), "says nothing of it"),
-        (lambda raw: raw["int8"].update(golden_dice=[1.0]), "how each golden came out in INT8"),
+        (lambda raw: raw.pop("int8"), "precision and int8 must agree"),
+        (lambda raw: raw.update(precision="fp32"), "precision and int8 must agree"),
+        (lambda raw: raw["int8"].update(golden_dice=[1.0]), "how each golden came out"),
+        (lambda raw: raw["int8"].update(golden_dice=[1.0, 1.0, -5]), "greater than or equal to 0"),
+        (lambda raw: raw["int8"].update(quantised=[]), "at least 1 item"),
     ):
         edit_manifest(altered, change)
         with pytest.raises(BundleError, match=words):
@@ -195,10 +210,16 @@ def test_verify_compares_it_with_float32_on_the_users_frames(
 ) -> None:
     frames = write_phantoms(tmp_path / "frames", 40, 3, masks=True)
     assert main(["verify", str(exported), "--backend", "openvino-int8", "--frames", str(frames), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["frames"]["against"] == "model.onnx in ONNX Runtime on the CPU"
-    assert 0.97 <= said["frames"]["agreement_worst_dice"] <= 1
-    assert -0.1 < said["frames"]["truth_dice_change_all"] < 0.1
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)["frames"]
+    assert said["against"] == "model.onnx in ONNX Runtime on the CPU"
+    assert 0.97 <= said["agreement_worst_dice"] <= 1
+    phantoms = [phantom_frame(number, SIZE) for number in range(40, 43)]
+    with Segmenter.open(exported, "openvino-int8") as eight, Segmenter.open(exported, "onnxruntime") as full:
+        ours, theirs = ([dice(way(one.frame).mask, one.mask) for one in phantoms] for way in (eight, full))
+    assert said["truth_dice_change_all"] == pytest.approx(np.mean(ours) - np.mean(theirs))
+    assert said["change_judged"] is False
+    assert "that change was not held to its limit: it takes at least 8 frames" in printed.err
 
 
 def test_int8_and_frames_to_calibrate_on_belong_together(tmp_path: Path) -> None:
@@ -211,12 +232,17 @@ def test_int8_and_frames_to_calibrate_on_belong_together(tmp_path: Path) -> None
 
 def test_what_it_costs_is_measured_on_frames_with_masks_that_hold_cells(tmp_path: Path) -> None:
     calibration = Samples(write_phantoms(tmp_path / "calibration", 100, 32), SIZE)
-    with pytest.raises(ContractError, match="at least 8 real frames whose masks hold cells, got phantoms"):
-        check_frames(calibration, Samples(None, SIZE))
+    with pytest.raises(ContractError, match="at least 8 frames whose masks hold cells, got phantoms"):
+        check_int8_frames(calibration, Samples(None, SIZE))
     without_masks = Samples(write_phantoms(tmp_path / "without", 0, 24), SIZE)
     with pytest.raises(ContractError, match="whose masks hold cells, got 0"):
-        check_frames(calibration, without_masks)
-    check_frames(calibration, Samples(write_phantoms(tmp_path / "with", 0, 24, masks=True), SIZE))
+        check_int8_frames(calibration, without_masks)
+    measured = write_phantoms(tmp_path / "with", 0, 24, masks=True)
+    check_int8_frames(calibration, Samples(measured, SIZE))
+    for part in ("images", "masks"):
+        (measured / part / "copy.png").write_bytes((measured / part / "0.png").read_bytes())
+    with pytest.raises(ContractError, match="copy of --frames and 0 of --frames are the same frame"):
+        check_int8_frames(calibration, Samples(measured, SIZE))
 
 
 def test_frames_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
@@ -224,13 +250,15 @@ def test_frames_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
 
     def refused(folder: Path, words: str, error: type[Exception] = ContractError) -> None:
         with pytest.raises(error, match=words):
-            check_frames(Samples(folder, SIZE), measured)
+            check_int8_frames(Samples(folder, SIZE), measured)
 
     refused(write_phantoms(tmp_path / "few", 100, 31), "at least 32 frames, got 31")
-    refused(write_phantoms(tmp_path / "same", 20, 32), r"20 of --calibrate is also measured \(20 of --frames\)")
+    refused(write_phantoms(tmp_path / "same", 20, 32), "20 of --calibrate and 20 of --frames are the same frame")
     twice = write_phantoms(tmp_path / "twice", 100, 32)
     (twice / "images" / "copy.png").write_bytes((twice / "images" / "100.png").read_bytes())
-    refused(twice, "copy and 100 of --calibrate are the same frame")
+    refused(twice, "copy of --calibrate and 100 of --calibrate are the same frame")
+    (twice / "images" / "copy.png").write_bytes(png_bytes(255 * phantom_frame(0, SIZE).mask))
+    refused(twice, "copy of --calibrate holds no more than 2 values, as a mask does")
     damaged = write_phantoms(tmp_path / "damaged", 100, 32)
     (damaged / "images" / "100.png").write_bytes(b"no picture")
     refused(damaged, r"100\.png", FrameError)
@@ -258,10 +286,10 @@ def test_a_frame_that_disappears_is_not_put_down_to_nncf(network: onnx.ModelProt
 
 
 def test_a_failure_of_nncf_is_named_as_one(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
-    def failing(*_: object) -> Any:
+    def failing(*_: object, **__: object) -> Any:
         raise RuntimeError("no\nluck")
 
-    monkeypatch.setattr(int8, "_by_nncf", failing)
+    monkeypatch.setattr("nncf.quantize", failing)
     with pytest.raises(BackendError, match=r"NNCF 3\S* failed: no luck; export fp32"):
         quantised(network, Samples(None, SIZE))
 
@@ -278,6 +306,18 @@ def test_what_nncf_does_too_much_is_found(monkeypatch: pytest.MonkeyPatch, netwo
     with pytest.raises(
         BackendError, match="must quantise 20 convolutions of the decoder and did 20 of them and 1 more"
     ):
+        quantised(network, Samples(None, SIZE))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [("_SMOOTHING", -1, "applied no SmoothQuant"), ("_OVERFLOW_FIX", "DISABLE", "gave weights more than 7 bits")],
+)
+def test_what_nncf_leaves_out_of_the_recipe_is_found(
+    setting: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto
+) -> None:
+    monkeypatch.setattr(int8, setting, value)
+    with pytest.raises(BackendError, match=words):
         quantised(network, Samples(None, SIZE))
 
 

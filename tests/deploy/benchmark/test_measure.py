@@ -95,6 +95,15 @@ def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
     assert by_name["onnxruntime"].not_run is None
 
 
+def test_what_is_served_by_name_only_is_never_the_runtimes_choice(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("breastseg_deploy.benchmark.measure.BY_NAME_ONLY", frozenset({"onnxruntime"}))
+    found = measure(Plan(demo_bundle, "a test", most_frames=1, rounds=1, backends=("onnxruntime",)))
+    assert (found.runtime, found.growth) == (None, None)
+    assert found.rows[0].not_run is None
+
+
 def test_a_backend_that_nobody_knows_is_refused(demo_bundle: Path) -> None:
     with pytest.raises(BackendError, match="no backend 'tensorflow'; choose from tensorrt"):
         measure(Plan(demo_bundle, "a test", backends=("tensorflow",)))
