@@ -21,6 +21,9 @@ RADIUS_PX = KERNEL_PX // 2
 MIN_SIDE_PX = 32
 """Shortest side of a frame. Reflect-101 needs RADIUS_PX + 1 pixels; the network's five halvings need 32."""
 
+MOST_ORIENTATIONS = 180
+"""One a degree. A damaged manifest could ask for a bank that fills the memory."""
+
 LUMA_BT601 = (0.299, 0.587, 0.114)
 """Weights of R, G, B in the luma of ITU-R BT.601."""
 
@@ -31,7 +34,7 @@ class GaborParameters:
 
     Attributes:
         wavelengths_px: periods of the cosine in pixels of the model grid, each > 2 (Nyquist).
-        orientations: number of orientations; filter k is turned by k * 180 / orientations degrees.
+        orientations: 1 to `MOST_ORIENTATIONS` of them; filter k is turned by k * 180 / orientations degrees.
         sigma_px: standard deviation of the envelope across the stripes, in pixels.
         gamma: aspect ratio of the envelope; along the stripes it is sigma_px / gamma.
         psi_rad: phase of the cosine.
@@ -54,8 +57,10 @@ class GaborParameters:
             raise ContractError(f"Gabor parameters must be finite, got {self}; the defaults are the paper's")
         if not self.wavelengths_px or any(not w > 2 for w in self.wavelengths_px):
             raise ContractError(f"each Gabor wavelength must be over 2 px (Nyquist), got {self.wavelengths_px}")
-        if self.orientations < 1:
-            raise ContractError(f"a Gabor bank needs at least 1 orientation, got {self.orientations}; the paper has 8")
+        if not 1 <= self.orientations <= MOST_ORIENTATIONS:
+            raise ContractError(
+                f"a Gabor bank needs 1 to {MOST_ORIENTATIONS} orientations, got {self.orientations}; the paper has 8"
+            )
         if not (self.sigma_px > 0 and self.gamma > 0):
             raise ContractError(
                 f"sigma_px and gamma must be positive, got {self.sigma_px} and {self.gamma}; the paper's are 5 and 0.5"

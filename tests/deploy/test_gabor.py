@@ -97,9 +97,9 @@ def test_wavelengths_at_or_under_nyquist_are_refused(wavelengths: tuple[float, .
         GaborParameters(wavelengths_px=wavelengths)
 
 
-@pytest.mark.parametrize("orientations", [0, -1])
-def test_a_bank_without_orientations_is_refused(orientations: int) -> None:
-    with pytest.raises(ContractError, match=f"at least 1 orientation, got {orientations}"):
+@pytest.mark.parametrize("orientations", [0, -1, 181, 10**9])
+def test_a_bank_without_orientations_or_with_far_too_many_is_refused(orientations: int) -> None:
+    with pytest.raises(ContractError, match=f"needs 1 to 180 orientations, got {orientations}"):
         GaborParameters(orientations=orientations)
 
 

@@ -598,7 +598,7 @@ def test_a_network_that_does_not_reproduce_the_goldens_refuses_to_open(
     float16.spoil = opposite
     with pytest.raises(ParityError) as failure:
         open_pipeline(bundle, float16, verdicts)
-    assert "by the network under test in batches of 1, the limit is 0.99; do not use this bundle" in str(failure.value)
+    assert "by the network under test in batches of 1, the limit is 0.99; do not use its" in str(failure.value)
     assert verdicts.recorded == {}
 
 

@@ -119,7 +119,7 @@ def test_goldens_run_again_for_stricter_limits(machine: Machine, bundle: Bundle,
 def test_an_engine_that_fails_its_goldens_serves_neither_now_nor_later(machine: Machine, bundle: Bundle) -> None:
     machine.network.spoil = lambda logits: logits.fill(-9)
     for _ in range(2):
-        with pytest.raises(ParityError, match="do not use this bundle on this machine"):
+        with pytest.raises(ParityError, match=r"do not use its network\.fp16\.onnx on this machine"):
             gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
     machine.network.spoil = lambda logits: None
     assert len(opened_runs(machine, bundle)) > 2
