@@ -206,7 +206,7 @@ class EngineEntry(_Part):
 class Manifest(_Part):
     """The whole of `manifest.json`."""
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2] = 2
     name: str
     encoder: str
     decoder_channels: tuple[int, ...]

@@ -106,7 +106,6 @@ class Exported:
             engines=engines,
             gate=self.gate,
             int8=self.int8,
-            schema_version=2,
             files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
             built_with=self._versions(),
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),
