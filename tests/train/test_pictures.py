@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from breastseg_train.curves import curves_png
+from breastseg_train.curves import comparison_png, curves_png
 from breastseg_train.data import read_data_set
 from breastseg_train.evaluation import evaluate
 from breastseg_train.frame_figures import frame_figures
@@ -84,3 +84,15 @@ def test_the_panel_shows_missed_cells_in_blue(data_root: Path) -> None:
     picture = decoded(panel_png(blind, {"worst": (samples[0], dice[samples[0].name])}, 0.5))
     blue = np.abs(picture.astype(int) - FALSE_NEGATIVE_RGB).max(axis=2) < 12
     assert blue.mean() > 0.005
+
+
+def test_the_eleventh_run_side_by_side_does_not_look_like_the_first() -> None:
+    """Matplotlib's own colours start again after ten."""
+
+    def drawn(high: int) -> np.ndarray:
+        """The part of the picture above all runs but one."""
+        heights = [0.8 if number == high else 0.1 for number in range(11)]
+        runs = {f"run {number}": [row(1, dice, 0), row(2, dice, 0)] for number, dice in enumerate(heights)}
+        return decoded(comparison_png(runs))[80:180].astype(int)
+
+    assert np.abs(drawn(0) - drawn(10)).max() > 100

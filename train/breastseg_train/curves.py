@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
+from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 TARGET_LINES = (0.94, 0.95)
+
+_STYLES = cycler(marker=[".", "x", "^"], linestyle=["-", "--", ":"]) * cycler(color=TABLEAU_COLORS)
+"""Of runs side by side: more of them than there are colours."""
 
 _PANELS = {
     "Loss": {"train_loss": "training", "val_loss": "validation"},
@@ -45,8 +50,9 @@ def comparison_png(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(_STYLES)
     for name, rows in runs.items():
-        axes.plot([row["epoch"] for row in rows], [row["val_dice"] for row in rows], marker=".", label=name)
+        axes.plot([row["epoch"] for row in rows], [row["val_dice"] for row in rows], label=name)
         _ring_outliers(axes, rows)
     _draw_targets(axes)
     _finish(axes, "Validation Dice over all frames")
