@@ -50,6 +50,7 @@ def capabilities() -> list[Capability]:
         _for_gpu(gpu, _library("tensorrt", "tensorrt", "tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
         _library("tensorrt-rtx", "tensorrt-rtx", "tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
         _library("export", "export", "onnxscript"),
+        _library("export in int8", "int8", "nncf"),
         _library("training", "train", "lightning"),
         *(_backend(name, loader) for name, loader in LOADERS.items()),
     ]
