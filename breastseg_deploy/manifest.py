@@ -106,7 +106,7 @@ class Parity(_Part):
     def change_in_words(self) -> str:
         """The change against the truth over frames with cells, to end a line with; empty where it was not measured."""
         change = self.dice_change_with_cells
-        return "" if change is None else f", Dice to the truth {change:+.6f} on frames with cells"
+        return "" if change is None else f", Dice to the truth changed by {change:+.6f} on frames with cells"
 
 
 class IslandTrial(_Part):
