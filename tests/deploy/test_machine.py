@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
 
 from breastseg_deploy import BackendError, MachineError, machine
+from breastseg_deploy.backends import processor
 from breastseg_deploy.backends.choice import LOADERS
 from breastseg_deploy.backends.nvidia import Gpu, NoGpu
 from breastseg_deploy.backends.processor import this_processor
@@ -154,3 +156,25 @@ def test_processor_is_named_with_the_cores_that_this_process_may_use() -> None:
     (found,) = [found for found in capabilities() if found.name == "processor"]
     assert found.detail.endswith(f"{this_processor().cores} cores for this process")
     assert found.detail.startswith(this_processor().name)
+
+
+def test_processors_of_one_name_differ_by_their_instruction_sets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    core = "processor\t: {n}\nmodel name\t: A CPU\nflags\t\t: fpu avx2{more}\n\n"
+    found = []
+    for more in ("", " avx512_vnni"):
+        (tmp_path / "cpuinfo").write_text("".join(core.format(n=n, more=more) for n in range(2)))
+        monkeypatch.setattr(processor, "_LINUX", tmp_path / "cpuinfo")
+        found.append(this_processor())
+    assert [one.name for one in found] == ["A CPU", "A CPU"]
+    assert found[0].instructions != found[1].instructions
+    assert str(found[0]) != str(found[1])
+
+
+def test_a_system_that_tells_nothing_of_its_processor_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(processor, "_LINUX", tmp_path / "nothing here")
+    found = this_processor()
+    assert (found.instructions, bool(found.name), found.cores >= 1) == ("", True, True)
