@@ -248,8 +248,7 @@ def _is_smoothed(convolution: Any) -> bool:
 
 def _largest_weight(convolution: Any) -> int:
     """The largest magnitude among a convolution's 8-bit weights as they are stored."""
-    *_, constant = _weight_chain(convolution)
-    return int(np.abs(constant.data.astype(np.int16)).max())
+    return int(np.abs(_weight(convolution).data.astype(np.int16)).max())
 
 
 @contextmanager
@@ -274,21 +273,17 @@ def _onnx_name(convolution: Any) -> str:
 
 def _is_quantised(convolution: Any) -> bool:
     """Whether activations *and* weights reach a convolution through 8 bits."""
-    activation = convolution.input_value(0).get_node()
-    chain = list(_weight_chain(convolution))
-    stored = chain[-1].get_element_type().get_type_name() in ("i8", "u8")
-    return activation.get_type_name() == _FAKE_QUANTISE and (
-        stored or any(node.get_type_name() == _FAKE_QUANTISE for node in chain)
-    )
+    activation, weight = convolution.input_value(0).get_node(), _weight(convolution)
+    kinds = activation.get_type_name(), weight.get_element_type().get_type_name()
+    return kinds == (_FAKE_QUANTISE, "i8")
 
 
-def _weight_chain(convolution: Any) -> Iterator[Any]:
-    """From what a convolution reads as its weight back to the constant."""
+def _weight(convolution: Any) -> Any:
+    """The constant behind what a convolution reads as its weight."""
     node = convolution.input_value(1).get_node()
-    yield node
     while node.get_type_name() != "Constant":
         node = node.input_value(0).get_node()
-        yield node
+    return node
 
 
 def _add(known: dict[bytes, str], sample: Sample, option: str) -> None:
