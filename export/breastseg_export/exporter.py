@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import onnx
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from breastseg_deploy.bundle import GOLDENS, INT8_NETWORK, INT8_WEIGHTS, MANIFEST, MODEL, REPORT, golden_bytes
 from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import CheckpointError, ContractError, ParityError
-from breastseg_deploy.manifest import FrameContract, Manifest
+from breastseg_deploy.manifest import FrameContract, Manifest, Precision
 from breastseg_deploy.storage import (
     check_output_folder,
     check_replaceable,
@@ -58,6 +59,8 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
         raise ContractError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
     size = (settings.size_px, settings.size_px)
     check_model_size(size)
+    if settings.precision not in get_args(Precision):
+        raise ContractError(f"precision is one of {', '.join(get_args(Precision))}, got {settings.precision!r}")
     calibration = _calibration(settings)
     requests = engine_requests(settings.targets, settings.compute_capabilities, settings.precision)
     checkpoint = load_checkpoint(settings.checkpoint)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from breastseg_deploy.bundle import MODEL, NETWORK_FP16, REPORT, Bundle
-from breastseg_deploy.errors import CheckpointError, OutputError, ParityError
+from breastseg_deploy.errors import CheckpointError, ContractError, OutputError, ParityError
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
@@ -115,6 +115,12 @@ def test_force_does_not_delete_a_folder_that_is_no_bundle(tmp_path: Path) -> Non
     with pytest.raises(OutputError, match=r"holds files but no manifest\.json, so --force will not delete it"):
         export_bundle(ExportSettings("no such checkpoint", tmp_path, force=True))
     assert left_behind(tmp_path) == ["thesis.tex"]
+
+
+def test_a_precision_that_nobody_knows_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="precision is one of fp32, fp16, int8, got 'int4'"):
+        export_bundle(ExportSettings("no checkpoint", tmp_path / "b", "int4"))  # type: ignore[arg-type]
+    assert left_behind(tmp_path) == []
 
 
 def test_an_output_that_is_not_empty_is_refused_before_any_work(tmp_path: Path) -> None:
