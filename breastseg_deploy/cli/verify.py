@@ -88,7 +88,7 @@ def _tell(check: FrameCheck) -> None:
     }
     for what, figure in figures.items():
         print(f"  {what}: " + ("nothing to measure it on" if figure is None else f"{figure:.6f}"), file=sys.stderr)
-    if not check.change_judged:
+    if check.truth_dice_change_all is not None and not check.change_judged:
         print(
             f"  that change was not held to its limit: it takes at least {LEAST_JUDGED} frames whose masks hold cells",
             file=sys.stderr,

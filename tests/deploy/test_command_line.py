@@ -495,6 +495,21 @@ def test_verify_measures_frames_with_ground_truth(
     assert "Dice against ground truth, frames with cells" in said.err
 
 
+def test_verify_with_nothing_to_compare_with_does_not_put_it_down_to_too_few_frames(
+    gated_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle in float32 alone: ONNX Runtime has no other way to be held to."""
+    size_px = Bundle.open(gated_bundle).manifest.frame.size_px
+    phantom = phantom_frame(0, size_px)
+    saved(tmp_path / "data" / "images" / "0.png", phantom.frame)
+    saved(tmp_path / "data" / "masks" / "0.png", phantom.mask * 255)
+    assert run("verify", gated_bundle, "--backend", "onnxruntime", "--frames", tmp_path / "data") == 0
+    said = capsys.readouterr().err
+    assert "the other way being none" in said
+    assert "frames with cells: nothing to measure it on" in said
+    assert "not held to its limit" not in said
+
+
 def test_verify_refuses_an_altered_bundle_with_1(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (bundle_copy / MODEL).open("ab") as file:
         file.write(b"x")
