@@ -9,21 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from breastseg_benchmark.budgets import judge, read_budgets
+from breastseg_benchmark.contestants import Contestant
+from breastseg_benchmark.entrants import why_no_gpu
+from breastseg_benchmark.frames import write_phantoms
+from breastseg_benchmark.growing import GrowthPlan
+from breastseg_benchmark.measure import Plan, measure
+from breastseg_benchmark.report import report_html
+from breastseg_benchmark.results import Results
+from breastseg_benchmark.tables import contestants_text, verdicts_text
+from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.nvidia import Gpu, look_for_gpu
+from breastseg_deploy.storage import make_folder, write_whole
 from edge_channel import edge_channel_figures
 from peers import PAPER, PEERS, REFERENCE, Peer
-
-from breastseg_deploy.backends.nvidia import Gpu, look_for_gpu
-from breastseg_deploy.benchmark.budgets import judge, read_budgets
-from breastseg_deploy.benchmark.contestants import Contestant
-from breastseg_deploy.benchmark.entrants import why_no_gpu
-from breastseg_deploy.benchmark.frames import write_phantoms
-from breastseg_deploy.benchmark.growing import GrowthPlan
-from breastseg_deploy.benchmark.measure import Plan, measure
-from breastseg_deploy.benchmark.report import report_html
-from breastseg_deploy.benchmark.results import Results
-from breastseg_deploy.benchmark.tables import contestants_text, verdicts_text
-from breastseg_deploy.bundle import Bundle
-from breastseg_deploy.storage import make_folder, write_whole
 
 BENCHMARKS = Path(__file__).resolve().parent
 BUDGETS = BENCHMARKS / "budgets.toml"

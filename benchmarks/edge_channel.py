@@ -8,14 +8,14 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from peers.opencv_front import filter2d_edge
 
-from breastseg_deploy.benchmark.contestants import Timed, in_turn, seconds_of
-from breastseg_deploy.benchmark.results import Ratio
+from breastseg_benchmark.contestants import Timed, in_turn, seconds_of
+from breastseg_benchmark.results import Ratio
 from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.edge_fft import edge_channel
-from breastseg_deploy.gabor import GaborParameters
 from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.preprocess.fft import edge_channel
+from breastseg_deploy.preprocess.gabor import GaborParameters
+from peers.opencv_front import filter2d_edge
 
 SIZE_PX = (512, 512)
 _TOLERANCE = 1e-5

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from peers import PEERS, Peer, Setting
 
-from breastseg_deploy.benchmark.serving import Answer, serve
+from breastseg_benchmark.serving import Answer, serve
+from peers import PEERS, Peer, Setting
 
 
 class PeerContestant:

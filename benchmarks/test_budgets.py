@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from breastseg_deploy.benchmark.budgets import Budget, judge, read_budgets
-from breastseg_deploy.benchmark.entrants import NO_GPU
-from breastseg_deploy.benchmark.results import Results
-from breastseg_deploy.benchmark.tables import verdict_text
+from breastseg_benchmark.budgets import Budget, judge, read_budgets
+from breastseg_benchmark.entrants import NO_GPU
+from breastseg_benchmark.results import Results
+from breastseg_benchmark.tables import verdict_text
 
 BUDGETS = read_budgets(Path(__file__).with_name("budgets.toml"))
 

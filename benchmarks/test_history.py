@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edge_channel import SIZE_PX
-from peers.opencv_front import filter2d_edge
 
 from breastseg_deploy import Segmenter
 from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.edge_fft import edge_channel
-from breastseg_deploy.gabor import GaborParameters
 from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.preprocess.fft import edge_channel
+from breastseg_deploy.preprocess.gabor import GaborParameters
+from edge_channel import SIZE_PX
+from peers.opencv_front import filter2d_edge
 
 ROUNDS, WARM_UP = 10, 1
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from breastseg_deploy.errors import BundleError, ContractError
-from breastseg_deploy.gabor import bank_sha256
 from breastseg_deploy.manifest import FileEntry, Manifest, parse_manifest
+from breastseg_deploy.preprocess.gabor import bank_sha256
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"

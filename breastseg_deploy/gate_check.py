@@ -10,7 +10,7 @@ import numpy as np
 from breastseg_deploy.backends.gated import bundle_gate
 from breastseg_deploy.errors import FrameError, ParityError
 from breastseg_deploy.gate import LEAST_CHANCE
-from breastseg_deploy.images import FrameFile, read_rgb, read_truth
+from breastseg_deploy.io.images import FrameFile, read_rgb, read_truth
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.segmenter import Segmenter
 

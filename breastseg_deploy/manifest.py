@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from breastseg_deploy.errors import BundleError
-from breastseg_deploy.gabor import GaborParameters
 from breastseg_deploy.gate import Gate
+from breastseg_deploy.preprocess.gabor import GaborParameters
 
 SCHEMA_VERSIONS = (1, 2)
 """2, which is what an export writes, may hold an empty-frame gate and an INT8 network, and its parity the change of

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends import DeviceBackend, GatedBackend, lies_on_gpu
-from breastseg_deploy.backends.choice import AUTO, Choice, choose
 from breastseg_deploy.backends.gated import hold_gated
-from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
+from breastseg_deploy.backends.select import AUTO, Choice, choose
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import is_single_frame, rgb_batch
 from breastseg_deploy.errors import BackendError, FrameError
 from breastseg_deploy.gate import Gate
+from breastseg_deploy.inference import DeviceBackend, GatedBackend, lies_on_gpu
 from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.selftest import GoldenResult, hold_goldens
 
 _LOG = logging.getLogger("breastseg_deploy")
 Answer = TypeVar("Answer")

@@ -11,9 +11,9 @@ from shutil import copytree
 import pytest
 from filelock import FileLock
 
-from breastseg_deploy.backends.nvidia import NoGpu, look_for_gpu
-from breastseg_deploy.images import png_bytes
+from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.nvidia import NoGpu, look_for_gpu
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
 from breastseg_deploy.storage import make_folder
@@ -92,9 +92,9 @@ def gated_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _export_gated(place: Path) -> None:
     from breastseg_export.exporter import export_bundle
     from breastseg_export.settings import ExportSettings
-    from breastseg_train.checkpoint import load_checkpoint, save_checkpoint
-    from breastseg_train.data import read_data_set
-    from breastseg_train.empty_frame_gate import fit_gate
+    from breastseg_train.data.dataset import read_data_set
+    from breastseg_train.network.checkpoint import load_checkpoint, save_checkpoint
+    from breastseg_train.run.gate import fit_gate
 
     size_px = (BUNDLE_SIDE_PX, BUNDLE_SIDE_PX)
     for number in range(60):

@@ -12,8 +12,8 @@ import pytest
 
 from breastseg_deploy.contract import rgb_batch
 from breastseg_deploy.errors import MachineError
-from breastseg_deploy.gabor import GaborParameters, edge_channel_reference
 from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.preprocess.gabor import GaborParameters, edge_channel_reference
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -87,14 +87,15 @@ def test_a_wheel_holds_every_package_file(tmp_path: Path) -> None:
         (ROOT, "breastseg_deploy"),
         (ROOT / "train", "breastseg_train"),
         (ROOT / "export", "breastseg_export"),
+        (ROOT / "benchmarks", "breastseg_benchmark"),
     ):
         files = (path for path in (parent / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         expected |= {path.relative_to(parent).as_posix() for path in files}
     assert held == expected
     assert {
         "breastseg_deploy/py.typed",
-        "breastseg_export/demo.safetensors",
-        "breastseg_export/demo.md",
+        "breastseg_train/demo.safetensors",
+        "breastseg_train/demo.md",
         "breastseg_export/report.html.j2",
     } <= held
 

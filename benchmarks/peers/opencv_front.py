@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
-from breastseg_deploy.gabor import LUMA_BT601, GaborParameters, gabor_bank
+from breastseg_deploy.preprocess.gabor import LUMA_BT601, GaborParameters, gabor_bank
 
 
 def filter2d_edge(rgb: NDArray[np.uint8], parameters: GaborParameters) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends.openvino_cpu import load_openvino
+from breastseg_deploy.backends.openvino import load_openvino
 from peers import Segment, Setting
 from peers.logits import mask_of
 from peers.opencv_front import opencv_tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from breastseg_train.checkpoint import load_checkpoint
+from breastseg_train.network.checkpoint import load_checkpoint
 from peers import Segment, Setting
 from peers.torch_eager import segment_by
 

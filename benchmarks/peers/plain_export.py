@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from breastseg_deploy.errors import MachineError
-from breastseg_deploy.gabor import GaborParameters
+from breastseg_deploy.preprocess.gabor import GaborParameters
 
 INPUT = "tensor"
 _ONNX, _FACTS = "plain.onnx", "plain.json"
@@ -46,7 +46,7 @@ def write_plain_export(name: str, shared: Path, side_px: int) -> None:
     """Export a checkpoint for one square frame."""
     import torch
 
-    from breastseg_train.checkpoint import load_checkpoint
+    from breastseg_train.network.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(name)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_export.artefacts import reference
-from breastseg_train.checkpoint import load_checkpoint
+from breastseg_export.runners import reference
+from breastseg_train.network.checkpoint import load_checkpoint
 from peers import Segment, Setting
 
 

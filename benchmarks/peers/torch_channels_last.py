@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from breastseg_train.checkpoint import load_checkpoint
+from breastseg_train.network.checkpoint import load_checkpoint
 from peers import Segment, Setting
 from peers.torch_eager import segment_by
 

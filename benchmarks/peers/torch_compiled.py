@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from breastseg_deploy.errors import MachineError
-from breastseg_train.checkpoint import load_checkpoint
+from breastseg_train.network.checkpoint import load_checkpoint
 from peers import Segment, Setting
 from peers.torch_eager import segment_by
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from breastseg_train.checkpoint import Checkpoint
+from breastseg_train.network.checkpoint import Checkpoint
 from peers import Segment
 from peers.opencv_front import opencv_tensor
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from breastseg_train.checkpoint import load_checkpoint
+from breastseg_train.network.checkpoint import load_checkpoint
 from peers import Segment, Setting
 from peers.opencv_front import opencv_tensor
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends import Backend
 from breastseg_deploy.backends.findings import Findings
-from breastseg_deploy.backends.processor import this_processor
 from breastseg_deploy.bundle import MODEL, Bundle
 from breastseg_deploy.errors import BreastsegError, MachineError, OutputError
+from breastseg_deploy.inference import Backend
+from breastseg_deploy.processor import this_processor
 from breastseg_deploy.version import __version__
 
 ROUNDS = 5

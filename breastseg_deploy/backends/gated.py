@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends import GatedBackend, Inference
-from breastseg_deploy.backends.goldens import GoldenResult, hold_goldens
-from breastseg_deploy.backends.processor import this_processor
 from breastseg_deploy.backends.proof import prove_on_cpu
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, Bundle
 from breastseg_deploy.errors import BackendError, BundleError, ParityError
 from breastseg_deploy.gate import Gate
-from breastseg_deploy.preprocess import network_input
+from breastseg_deploy.inference import GatedBackend, Inference
+from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.processor import this_processor
+from breastseg_deploy.selftest import GoldenResult, hold_goldens
 
 
 class Halves(Protocol):

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from breastseg_deploy.backends.findings import Findings
-from breastseg_deploy.backends.goldens import GoldenResult, yardstick
-from breastseg_deploy.backends.processor import this_processor
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import MachineError, OutputError
+from breastseg_deploy.processor import this_processor
+from breastseg_deploy.selftest import GoldenResult, yardstick
 from breastseg_deploy.version import __version__
 
 _LOG = logging.getLogger("breastseg_deploy")

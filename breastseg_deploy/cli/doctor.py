@@ -15,7 +15,7 @@ def _run(arguments: argparse.Namespace) -> int:
     """Print one line per capability; the exit code is 4 where no backend can run."""
     from dataclasses import asdict
 
-    from breastseg_deploy.machine import capabilities
+    from breastseg_deploy.capabilities import capabilities
 
     found = capabilities()
     runs = any(capability.usable for capability in found if capability.kind == "backend")

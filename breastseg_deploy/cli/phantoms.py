@@ -19,9 +19,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.errors import ContractError
-    from breastseg_deploy.gabor import check_side
-    from breastseg_deploy.images import png_bytes
+    from breastseg_deploy.io.images import png_bytes
     from breastseg_deploy.phantom import phantom_frame
+    from breastseg_deploy.preprocess.gabor import check_side
     from breastseg_deploy.storage import check_replaceable, folder_written_whole, make_folder, write_whole
 
     check_side(arguments.size, arguments.size)

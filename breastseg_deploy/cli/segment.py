@@ -12,7 +12,7 @@ from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, 
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 
 if TYPE_CHECKING:
-    from breastseg_deploy.images import FrameFile
+    from breastseg_deploy.io.images import FrameFile
     from breastseg_deploy.segmenter import Segmentation, Segmenter
 
 
@@ -32,7 +32,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from breastseg_deploy.errors import BackendError, FrameError
-    from breastseg_deploy.images import find_frames
+    from breastseg_deploy.io.images import find_frames
     from breastseg_deploy.storage import check_output_folder, make_folder
 
     files = find_frames(arguments.images)
@@ -87,7 +87,7 @@ def _targets(file: FrameFile, arguments: argparse.Namespace) -> dict[str, Path]:
 
 
 def _segment_file(segment: Segmenter, file: FrameFile, arguments: argparse.Namespace) -> dict[str, object]:
-    from breastseg_deploy.images import overlay, png_bytes, read_rgb
+    from breastseg_deploy.io.images import overlay, png_bytes, read_rgb
     from breastseg_deploy.storage import write_whole
 
     rgb = read_rgb(file, segment.manifest.frame.size_px, arguments.bit_depth)

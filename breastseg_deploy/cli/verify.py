@@ -12,7 +12,7 @@ from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, pr
 
 if TYPE_CHECKING:
     from breastseg_deploy.gate_check import GateCheck
-    from breastseg_deploy.verification import FrameCheck
+    from breastseg_deploy.verify import FrameCheck
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from breastseg_deploy.errors import ParityError
     from breastseg_deploy.gate_check import check_gate
-    from breastseg_deploy.images import find_frames
-    from breastseg_deploy.verification import check_frames
+    from breastseg_deploy.io.images import find_frames
+    from breastseg_deploy.verify import check_frames
 
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
         print(f"files: {len(segment.manifest.files)} match the manifest", file=sys.stderr)
@@ -73,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _tell(check: FrameCheck) -> None:
-    from breastseg_deploy.verification import LEAST_JUDGED
+    from breastseg_deploy.verify import LEAST_JUDGED
 
     print(f"{check.frames} frames, the other way being {check.against or 'none'}", file=sys.stderr)
     figures = {

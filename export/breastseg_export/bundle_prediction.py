@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.errors import DataError
 from breastseg_deploy.segmenter import Segmenter
-from breastseg_train.data import Sample, read_frame
-from breastseg_train.evaluation import Predictor
+from breastseg_train.data.dataset import Sample, read_frame
+from breastseg_train.evaluate.evaluation import Predictor
 
 
 def bundle_predictor(segment: Segmenter, skips: list[bool]) -> Predictor:

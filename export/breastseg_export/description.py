@@ -10,7 +10,6 @@ from pathlib import Path
 
 from breastseg_deploy.bundle import GOLDENS, Golden, file_entry
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
-from breastseg_deploy.gabor import bank_sha256
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.manifest import (
     EngineEntry,
@@ -21,14 +20,15 @@ from breastseg_deploy.manifest import (
     Manifest,
     Normalisation,
 )
-from breastseg_export.gated import gate_rows
+from breastseg_deploy.preprocess.gabor import bank_sha256
+from breastseg_export.formats.gate import gate_rows
+from breastseg_export.formats.int8 import int8_rows
 from breastseg_export.graph import OPSET
-from breastseg_export.int8 import int8_rows
 from breastseg_export.parity import ParityRun
 from breastseg_export.report import report_html
 from breastseg_export.samples import Samples
 from breastseg_export.settings import ExportSettings
-from breastseg_train.checkpoint import Checkpoint
+from breastseg_train.network.checkpoint import Checkpoint
 
 _PACKAGES = ("breastseg-deploy", "torch", "segmentation-models-pytorch", "timm", "onnx", "onnxruntime", "numpy")
 _INT8_PACKAGES = ("openvino", "nncf")

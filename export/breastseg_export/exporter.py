@@ -21,18 +21,18 @@ from breastseg_deploy.storage import (
     make_folder,
     write_whole,
 )
-from breastseg_export import artefacts
+from breastseg_export import runners
 from breastseg_export.description import Exported
-from breastseg_export.engines import engine_requests, write_engines
-from breastseg_export.gated import check_gate_size, gated_graphs
+from breastseg_export.formats.engines import engine_requests, write_engines
+from breastseg_export.formats.gate import check_gate_size, gated_graphs
+from breastseg_export.formats.int8 import check_int8_frames, check_nncf, quantised_network
 from breastseg_export.graph import export_network, portable_model
-from breastseg_export.int8 import check_int8_frames, check_nncf, quantised_network
 from breastseg_export.measuring import gate_parity, half_parity, parity
 from breastseg_export.parity import check, failures
 from breastseg_export.report import write_pictures
 from breastseg_export.samples import Samples
 from breastseg_export.settings import ExportSettings
-from breastseg_train.checkpoint import Checkpoint, load_checkpoint
+from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint
 
 
 def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda _: None) -> Manifest:
@@ -72,7 +72,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
     samples.check()
     if calibration is not None:
         check_int8_frames(calibration, samples)
-    artefacts.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
+    runners.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
     # The folder is made before the long work: a place that cannot be written is found now and not at the end.
     with folder_written_whole(settings.output, force=settings.force) as folder:
         say(f"tracing {checkpoint.model.architecture.encoder} at {size[0]} x {size[1]}")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from breastseg_deploy.bundle import TENSOR
 from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import ContractError
-from breastseg_deploy.gabor import GaborParameters
-from breastseg_export.portable import Preprocessing
-from breastseg_train.model import SegmentationModel
+from breastseg_deploy.preprocess.gabor import GaborParameters
+from breastseg_export.formats.portable import Preprocessing
+from breastseg_train.network.model import SegmentationModel
 
 OPSET = 20
 """Old enough for every runtime the toolkit meets (ONNX Runtime >= 1.17, TensorRT >= 10, OpenVINO >= 2024)."""

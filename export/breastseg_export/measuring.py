@@ -12,12 +12,9 @@ from tqdm import tqdm
 from breastseg_deploy.bundle import GATE_DECODER, INT8_NETWORK, MODEL, NETWORK_FP16
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.manifest import HalfPrecision
-from breastseg_export import artefacts
-from breastseg_export.gated import gated_in_onnxruntime, measured_gate, reference_scores
-from breastseg_export.half import half_network
-from breastseg_export.int8 import QuantisedNetwork, int8_in_openvino
-from breastseg_export.islands import IslandSearch, described, watched_frames
-from breastseg_export.layers import island_modules
+from breastseg_export import runners
+from breastseg_export.formats.gate import gated_in_onnxruntime, measured_gate, reference_scores
+from breastseg_export.formats.int8 import QuantisedNetwork, int8_in_openvino
 from breastseg_export.parity import (
     FP16_LIMITS,
     FP32_LIMITS,
@@ -29,9 +26,12 @@ from breastseg_export.parity import (
     failures,
     stricter,
 )
-from breastseg_export.ranges import Watch, necessary_islands
+from breastseg_export.precision.half import half_network
+from breastseg_export.precision.islands import IslandSearch, described, watched_frames
+from breastseg_export.precision.layers import island_modules
+from breastseg_export.precision.ranges import Watch, necessary_islands
 from breastseg_export.samples import Samples
-from breastseg_train.checkpoint import Checkpoint
+from breastseg_train.network.checkpoint import Checkpoint
 
 _ATTEMPTS = 3
 """Sets of float32 islands that are held to all frames before an export gives up."""
@@ -103,7 +103,7 @@ def parity(
         Artefact(
             MODEL,
             "ONNX Runtime",
-            artefacts.portable_in_onnxruntime(graphs[MODEL]),
+            runners.portable_in_onnxruntime(graphs[MODEL]),
             stricter(FP32_LIMITS, min_dice),
         )
     ]
@@ -118,18 +118,18 @@ def parity(
             Artefact(
                 NETWORK_FP16,
                 "ONNX Runtime",
-                artefacts.network_in_onnxruntime(graphs[NETWORK_FP16], gabor),
+                runners.network_in_onnxruntime(graphs[NETWORK_FP16], gabor),
                 stricter(FP16_LIMITS, min_dice),
             ),
             Artefact(
                 NETWORK_FP16,
                 "torch .half()",
-                artefacts.half_in_torch(model, float32_modules),
+                runners.half_in_torch(model, float32_modules),
                 stricter(HALF_LIMITS, min_dice),
             ),
         ]
     with _progress(samples, "parity") as bar:
-        return compare(artefacts.reference(model), compared, samples, checkpoint.threshold, bar.update)
+        return compare(runners.reference(model), compared, samples, checkpoint.threshold, bar.update)
 
 
 def gate_parity(

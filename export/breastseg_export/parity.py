@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.manifest import Parity, ParityLimits
 from breastseg_deploy.metrics import dice, flipped_ppm, surface_dice
-from breastseg_export.artefacts import Engine, Probability
+from breastseg_export.runners import Engine, Probability
 from breastseg_export.samples import Sample, Samples
 
 FP32_LIMITS = ParityLimits(worst_dice=0.9999, mean_dice=0.9999, dice_change=0.001)

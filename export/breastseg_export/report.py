@@ -11,11 +11,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from numpy.typing import NDArray
 
-from breastseg_deploy.images import png_bytes
+from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.manifest import HalfPrecision
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_export.parity import ParityRun, Picture, failures
-from breastseg_export.ranges import SAFE_MAGNITUDE
+from breastseg_export.precision.ranges import SAFE_MAGNITUDE
 
 _BOTH, _ARTEFACT_ONLY, _REFERENCE_ONLY = (150, 150, 150), (255, 40, 40), (70, 110, 255)
 

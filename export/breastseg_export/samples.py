@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.images import FrameFile, find_frames, read_rgb, read_truth
+from breastseg_deploy.io.images import FrameFile, find_frames, read_rgb, read_truth
 from breastseg_deploy.phantom import phantom_frame
 
 PHANTOM_COUNT = 10

@@ -15,7 +15,7 @@ from host_network import Float16Network, HostNetwork
 
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.preprocess import network_input
+from breastseg_deploy.preprocess.tensor import network_input
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def cupy_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     missing = compiled.why_not()
     if missing:
         pytest.skip(missing)
-    from breastseg_deploy import gpu_ops
+    from breastseg_deploy.gpu import ops as gpu_ops
 
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
     fake_cupy.forget()
@@ -37,7 +37,7 @@ def cupy_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 @pytest.fixture
 def quick_edge(cupy_on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU reference in the place of the edge kernel, which takes seconds for a frame on a CPU."""
-    from breastseg_deploy import gpu_ops
+    from breastseg_deploy.gpu import ops as gpu_ops
 
     def on_host(frames: Any, size_px: tuple[int, int], parameters: Any, *, bit_depth: Any, out: Any, **_: Any) -> None:
         assert isinstance(frames, cupy_on_cpu.ndarray)

@@ -10,12 +10,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends.gpu_network import BoundNetwork
-from breastseg_deploy.backends.gpu_pipeline import MAX_BATCH, NoVerdicts
-from breastseg_deploy.backends.onnxruntime_cuda import OnnxRuntimeNetwork
 from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.gpu.graph import BoundNetwork
+from breastseg_deploy.gpu.onnxruntime_cuda import OnnxRuntimeNetwork
+from breastseg_deploy.gpu.pipeline import MAX_BATCH, NoVerdicts
 from breastseg_deploy.phantom import phantom_frame
-from breastseg_deploy.preprocess import network_input
+from breastseg_deploy.preprocess.tensor import network_input
 
 SIDE = 128
 GREY = np.stack([phantom_frame(number, (SIDE, SIDE)).frame for number in range(MAX_BATCH)])

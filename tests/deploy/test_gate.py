@@ -19,13 +19,13 @@ from surgery import edit_manifest, put_constant_model, put_sealed
 
 from breastseg_deploy import BackendError, BundleError, FrameError, ParityError, Segmenter
 from breastseg_deploy.backends import gated
-from breastseg_deploy.backends.choice import choose
 from breastseg_deploy.backends.gated import GatedCpu
+from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MANIFEST, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.gate_check import check_gate
-from breastseg_deploy.images import find_frames, png_bytes
+from breastseg_deploy.io.images import find_frames, png_bytes
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.storage import make_folder
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from breastseg_deploy.errors import BundleError
-from breastseg_deploy.gabor import GaborParameters, bank_sha256
 from breastseg_deploy.manifest import Manifest, parse_manifest
+from breastseg_deploy.preprocess.gabor import GaborParameters, bank_sha256
 
 HASH = "0" * 64
 

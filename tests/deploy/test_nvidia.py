@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from breastseg_deploy.backends.nvidia import Gpu, NoGpu, look_for_gpu
+from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) on this machine")
 

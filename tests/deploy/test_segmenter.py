@@ -18,9 +18,9 @@ from onnx import TensorProto
 from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
 
 from breastseg_deploy import BackendError, BundleError, FrameError, ParityError, Segmenter
-from breastseg_deploy.backends import Inference
-from breastseg_deploy.backends.choice import LOADERS, Choice
+from breastseg_deploy.backends.select import LOADERS, Choice
 from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.inference import Inference
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
 

@@ -13,7 +13,7 @@ import pytest
 
 from breastseg_deploy.cli.command import run_command
 from breastseg_deploy.phantom import phantom_frame
-from breastseg_export.evaluate_command import COMMAND
+from breastseg_export.evaluate import COMMAND
 
 PHANTOMS = 6
 SAME_DICE = 1e-3

@@ -22,9 +22,9 @@ from breastseg_deploy.segmenter import Segmenter
 from breastseg_export.command import main
 from breastseg_export.exporter import export_bundle
 from breastseg_export.settings import ExportSettings
-from breastseg_train.architecture import Architecture
-from breastseg_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from breastseg_train.model import SegmentationModel
+from breastseg_train.network.architecture import Architecture
+from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from breastseg_train.network.model import SegmentationModel
 
 SIDE = 64
 COMMAND = [sys.executable, "-m", "breastseg_export.command"]
@@ -67,7 +67,7 @@ def test_manifest_records_what_was_exported_and_how_well(demo_manifest: Manifest
 
 
 def test_bundle_gives_the_probabilities_of_the_checkpoint(demo_bundle: Path) -> None:
-    from breastseg_export.artefacts import reference
+    from breastseg_export.runners import reference
 
     frame = phantom_frame(12, (128, 128)).frame
     expected = reference(load_checkpoint("demo").model)(np.repeat(frame[:, :, None], 3, 2))

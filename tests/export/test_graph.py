@@ -13,10 +13,10 @@ from onnx import TensorProto
 from breastseg_deploy.bundle import MODEL
 from breastseg_deploy.errors import FrameError
 from breastseg_deploy.phantom import phantom_frame
-from breastseg_deploy.preprocess import network_input
+from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_export import graph
-from breastseg_train.architecture import Architecture
-from breastseg_train.model import SegmentationModel
+from breastseg_train.network.architecture import Architecture
+from breastseg_train.network.model import SegmentationModel
 
 SIDE = 128
 

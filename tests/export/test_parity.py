@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.manifest import HalfPrecision, IslandTrial
-from breastseg_export.artefacts import Engine
 from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare, failures, stricter
 from breastseg_export.report import difference, report_html, write_pictures
+from breastseg_export.runners import Engine
 from breastseg_export.samples import Sample, Samples
 
 SIZE = (64, 64)

@@ -8,12 +8,12 @@ from shutil import copy
 
 import pytest
 
-from breastseg_deploy.images import find_frames
+from breastseg_deploy.io.images import find_frames
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.segmenter import Segmenter
-from breastseg_deploy.verification import FrameCheck, check_frames
+from breastseg_deploy.verify import FrameCheck, check_frames
 from breastseg_export.exporter import export_bundle
-from breastseg_export.ranges import SAFE_MAGNITUDE
+from breastseg_export.precision.ranges import SAFE_MAGNITUDE
 from breastseg_export.settings import ExportSettings
 
 pytestmark = pytest.mark.data

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from breastseg_deploy.errors import FrameError
-from breastseg_deploy.images import png_bytes
+from breastseg_deploy.io.images import png_bytes
 from breastseg_export.samples import Samples
 
 SIZE = (64, 64)

@@ -13,9 +13,9 @@ from typing import Any
 
 from breastseg_deploy.bundle import MANIFEST, Bundle
 from breastseg_deploy.engines.build import BuiltEngine
-from breastseg_deploy.engines.cache import obtain_engine
 from breastseg_deploy.engines.flavour import FLAVOURS, load
 from breastseg_deploy.engines.request import EngineRequest
+from breastseg_deploy.engines.store import obtain_engine
 from breastseg_deploy.manifest import parse_manifest
 
 BUILD_S = 1.0

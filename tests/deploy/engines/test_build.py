@@ -20,7 +20,6 @@ from small_network import (
     sum_of_half_and_float,
 )
 
-from breastseg_deploy.backends.nvidia import NoGpu, look_for_gpu
 from breastseg_deploy.engines.build import (
     BuiltEngine,
     build_engine,
@@ -33,6 +32,7 @@ from breastseg_deploy.engines.log import Progress, logger
 from breastseg_deploy.engines.network import parse_network
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.errors import BackendError, ContractError
+from breastseg_deploy.nvidia import NoGpu, look_for_gpu
 
 pytest.importorskip(
     "tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'breastseg-deploy[tensorrt-rtx]'"

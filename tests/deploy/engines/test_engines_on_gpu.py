@@ -7,12 +7,12 @@ import importlib.util
 import pytest
 from small_network import ISLANDS, half_network
 
-from breastseg_deploy.backends.nvidia import Gpu, look_for_gpu
 from breastseg_deploy.engines.build import BuiltEngine, build_engine, buildable_capabilities
 from breastseg_deploy.engines.flavour import FLAVOURS, Flavour, load
 from breastseg_deploy.engines.log import logger
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.errors import ContractError
+from breastseg_deploy.nvidia import Gpu, look_for_gpu
 
 TENSORRT, RTX = FLAVOURS["tensorrt"], FLAVOURS["tensorrt-rtx"]
 

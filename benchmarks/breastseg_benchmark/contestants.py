@@ -1,0 +1,219 @@
+"""The parent's side of a measurement: contestants in processes of their own, and calls of several of them in turn."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_benchmark.results import Memory
+from breastseg_deploy.errors import BreastsegError
+
+OPEN_TIMEOUT_S = 900.0
+"""Longest wait for an answer: an engine of a large network takes minutes to build."""
+_END_TIMEOUT_S = 20.0
+_STDERR_TAIL = 300
+
+
+class NotRunError(BreastsegError):
+    """A contestant cannot be measured here; the message is the reason, for its row."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who takes part.
+
+    Attributes:
+        name: for the tables.
+        kind: what it is.
+        arguments: of the Python interpreter that serves it; the frames' file is appended.
+        on_gpu: whether it computes on a GPU.
+        not_run: why it cannot take part here, where that is known already.
+    """
+
+    name: str
+    kind: Literal["backend", "paper", "peer"]
+    arguments: tuple[str, ...]
+    on_gpu: bool = False
+    not_run: str | None = None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One call: its seconds, and those of its stages where the contestant knows them."""
+
+    seconds: float
+    stages_s: Mapping[str, float]
+
+
+class Caller(Protocol):
+    """What `in_turn` needs of a contestant."""
+
+    def time(self, start: int, count: int = 1) -> Timed:
+        """One call on frames `start` to `start + count - 1`."""
+
+
+class Running:
+    """A contestant's process. Use it as a context manager; it ends with the block.
+
+    Args:
+        contestant: who.
+        frames: a .npy file of frames.
+        timeout_s: longest wait for an answer.
+
+    Attributes:
+        contestant: who.
+        timeout_s: longest wait for the next answer.
+    """
+
+    def __init__(self, contestant: Contestant, frames: Path, timeout_s: float = OPEN_TIMEOUT_S) -> None:
+        self.contestant = contestant
+        self.timeout_s = timeout_s
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+        self._process = subprocess.Popen(
+            [sys.executable, *contestant.arguments, str(frames)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def open(self) -> tuple[float, dict[str, str]]:
+        """Load it; seconds and facts."""
+        answer = self._ask("open")
+        return float(answer["seconds"]), answer["facts"]
+
+    def time(self, start: int, count: int = 1) -> Timed:
+        """One call; see `Caller`."""
+        answer = self._ask("time", start=start, count=count)
+        return Timed(float(answer["seconds"]), answer["stages"])
+
+    def masks(self, scratch: Path) -> NDArray[np.uint8]:
+        """Its masks of all frames, (F, H, W) uint8; `scratch` is a folder to pass them through."""
+        place = scratch / "masks.npy"
+        self._ask("masks", into=str(place))
+        masks: NDArray[np.uint8] = np.load(place)
+        place.unlink()
+        return masks
+
+    def repeat(self, times: int) -> int | None:
+        """So many calls of one frame each; resident bytes afterwards."""
+        resident: int | None = self._ask("repeat", times=times)["resident"]
+        return resident
+
+    def peak(self) -> int | None:
+        """The resident peak since the last question."""
+        peak: int | None = self._ask("peak")["resident_peak"]
+        return peak
+
+    def memory(self) -> Memory:
+        """What the process took so far."""
+        return Memory.model_validate(self._ask("memory"))
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(OSError):
+            self._process.stdin.close()  # the end of its requests
+        try:
+            self._process.wait(0 if kind is KeyboardInterrupt else _END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        self._stderr.close()
+
+    def _ask(self, what: str, **fields: object) -> dict[str, Any]:
+        """Ask, and wait for the answer.
+
+        Raises:
+            NotRunError: it refuses, has died, or does not answer in time.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": what, **fields}) + "\n")
+            self._process.stdin.flush()
+            line = self._answers.get(timeout=self.timeout_s)
+        except OSError:  # it has died, and nobody reads its requests
+            line = None
+        except queue.Empty as err:
+            self._process.kill()
+            raise NotRunError(f"no answer to {what!r} within {self.timeout_s:.0f} s") from err
+        if line is None:
+            raise NotRunError(f"its process died: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise NotRunError(answer["error"])
+        return answer
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put(None)
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        said = lines[-1][-_STDERR_TAIL:] if lines else "without a word"
+        return f"signal {-code} ({said})" if code < 0 else f"exit code {code} ({said})"
+
+
+def in_turn(
+    callers: Mapping[str, Caller],
+    rounds: int,
+    frames: int,
+    lost: Callable[[str, NotRunError], object],
+    on_round: Callable[[], object] = lambda: None,
+) -> dict[str, list[Timed]]:
+    """Call several contestants in turn, A B A B, on the same frame each round.
+
+    A machine that slows down slows all of them, so ratios of pairs hold where seconds do not.
+
+    Args:
+        callers: by name.
+        rounds: calls of each.
+        frames: how many there are; they are taken in order, again and again.
+        lost: told about a contestant that fails; it takes part no more and has no calls in the result.
+        on_round: called after each round.
+
+    Returns:
+        Calls by name, `rounds` of each, in order: calls of one number belong together.
+    """
+    calls: dict[str, list[Timed]] = {name: [] for name in callers}
+    for number in range(rounds):
+        for name in list(calls):
+            try:
+                calls[name].append(callers[name].time(number % frames))
+            except NotRunError as err:
+                del calls[name]
+                lost(name, err)
+        on_round()
+    return calls
+
+
+def seconds_of(calls: Sequence[Timed]) -> list[float]:
+    """Of calls, without their stages."""
+    return [call.seconds for call in calls]

@@ -1,0 +1,221 @@
+"""Results as rows of words, for the terminal and for the report: one place decides how a figure is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from breastseg_benchmark.figures import frames_per_s, resident_peak_gb
+from breastseg_benchmark.results import Agreement, Distribution, Ratio, Results, Row, Verdict
+
+NOTHING = "-"
+Table = tuple[tuple[str, ...], ...]
+"""The head, then the rows."""
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """Budget, whose, bound, measured, verdict."""
+    head = ("budget", "of", "bound", "measured", "verdict")
+    return head, *((one.budget, one.of, one.bound, one.measured or NOTHING, _status(one)) for one in verdicts)
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """One verdict as a sentence."""
+    if verdict.status == "not run":
+        return f"{verdict.budget} ({verdict.of}): {_status(verdict)}"
+    return f"{verdict.budget} ({verdict.of}): {verdict.measured}, budget {verdict.bound}: {_status(verdict)}"
+
+
+def speed_table(rows: Sequence[Row], runtime: str | None) -> Table:
+    """Times of those that ran; columns in which nobody has a figure are left out."""
+    head = ("contestant", "p50", "p95", "p99", "frames/s", "first frame", "open", "time / runtime", "time / paper")
+    return _without_empty_columns(head, [_speed(row, runtime) for row in rows if row.not_run is None])
+
+
+def quality_table(rows: Sequence[Row], runtime: str | None) -> Table:
+    """Dice and memory of those that ran; columns in which nobody has a figure are left out."""
+    head = (
+        "contestant", "mean Dice", "with cells", "without cells", "worst Dice", "Dice to truth", "with cells, to truth",
+        "host memory", "GPU memory",
+    )  # fmt: skip
+    return _without_empty_columns(head, [_quality(row, runtime) for row in rows if row.not_run is None])
+
+
+def not_run_lines(rows: Sequence[Row]) -> list[str]:
+    """Who was not run, and why."""
+    return [f"{row.name}: not run: {row.not_run}" for row in rows if row.not_run is not None]
+
+
+def stage_table(results: Results) -> Table:
+    """Milliseconds by stage, medians, one column for each contestant that knows its stages."""
+    rows = [row for row in results.rows if row.stages_s]
+    stages = list(dict.fromkeys(stage for row in rows for stage in row.stages_s if stage != "total"))
+    lines = []
+    if results.decode is not None:
+        lines.append(("decode the file", *(_ms(results.decode.p50_s) for _ in rows)))
+    for stage in stages:
+        words = STAGE_WORDS.get(stage, stage)
+        lines.append((words, *(_ms(row.stages_s[stage]) if stage in row.stages_s else NOTHING for row in rows)))
+    lines.append(("kernels, by CUDA events", *(_kernels(row) for row in rows)))
+    lines.append(("end to end", *(_p50(row.latency) for row in rows)))
+    lines.append(("compile, build, load (once)", *(_seconds(row.open_s) for row in rows)))
+    return ("stage", *(row.name for row in rows)), *lines
+
+
+def growth_tables(results: Results) -> dict[str, Table]:
+    """By batch, and by frame size; a table that was not measured is left out."""
+    growth = results.growth
+    tables: dict[str, Table] = {}
+    if growth is not None and growth.batches:
+        head = ("batch", "per call", "per frame", "resident peak")
+        tables["batch"] = (
+            head,
+            *(
+                (
+                    str(one.batch),
+                    _ms(one.latency.p50_s),
+                    _ms(one.latency.p50_s / one.batch),
+                    _mb(one.resident_peak_bytes),
+                )
+                for one in growth.batches
+            ),
+        )
+    if growth is not None and growth.sizes:
+        head = ("frame", "per frame", "per megapixel", "resident peak")
+        tables["size"] = (
+            head,
+            *(
+                (
+                    f"{one.size_px[0]} x {one.size_px[1]}",
+                    _ms(one.latency.p50_s),
+                    _ms(one.latency.p50_s / (one.size_px[0] * one.size_px[1] / 1e6)),
+                    _mb(one.resident_peak_bytes),
+                )
+                for one in growth.sizes
+            ),
+        )
+    return tables
+
+
+def verdicts_text(verdicts: Sequence[Verdict]) -> str:
+    """The verdict table for a terminal."""
+    return as_text(verdict_table(verdicts))
+
+
+def contestants_text(results: Results) -> str:
+    """Everybody's figures for a terminal, then who was not run."""
+    tables = [table(results.rows, results.runtime) for table in (speed_table, quality_table)]
+    told = [as_text(table) + "\n" for table in tables if len(table) > 1]
+    return "\n".join(told + not_run_lines(results.rows))
+
+
+def as_text(table: Table) -> str:
+    """Columns padded with spaces; the first and the last to the left, figures to the right."""
+    widths = [max(len(line[number]) for line in table) for number in range(len(table[0]))]
+    last = len(widths) - 1
+    lines = []
+    for line in table:
+        cells = [
+            cell.ljust(width) if number in (0, last) else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _status(verdict: Verdict) -> str:
+    if verdict.status == "not run":
+        return f"not run: {verdict.reason}"
+    return "MISSED" if verdict.status == "missed" else "passed"
+
+
+def _without_empty_columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    kept = [number for number in range(len(head)) if any(row[number] != NOTHING for row in rows)]
+    return tuple(tuple(line[number] for number in kept) for line in (head, *rows))
+
+
+def _name(row: Row, runtime: str | None) -> str:
+    return f"{row.name} (the runtime's choice)" if row.name == runtime else row.name
+
+
+def _speed(row: Row, runtime: str | None) -> tuple[str, ...]:
+    rate = frames_per_s(row)
+    return (
+        _name(row, runtime),
+        _p50(row.latency),
+        _ms(row.latency.p95_s) if row.latency else NOTHING,
+        _ms(row.latency.p99_s) if row.latency else NOTHING,
+        f"{rate:.2f}" if rate else NOTHING,
+        _seconds(row.first_frame_s),
+        _seconds(row.open_s),
+        _ratio(row.ratio_to_runtime),
+        _ratio(row.ratio_to_paper),
+    )
+
+
+def _quality(row: Row, runtime: str | None) -> tuple[str, ...]:
+    memory, truth = resident_peak_gb(row), row.truth
+    return (
+        _name(row, runtime),
+        *_dice(row.agreement),
+        NOTHING if truth is None else f"{truth.mean_dice:.4f}",
+        NOTHING if truth is None or truth.mean_dice_with_cells is None else f"{truth.mean_dice_with_cells:.4f}",
+        f"{memory:.2f} GB" if memory else NOTHING,
+        _gpu_memory(row),
+    )
+
+
+def _dice(found: Agreement | None) -> tuple[str, ...]:
+    if found is None:
+        return (NOTHING,) * 4
+    figures = (found.mean_dice, found.mean_dice_with_cells, found.mean_dice_without_cells, found.worst_dice)
+    return tuple(NOTHING if figure is None else f"{figure:.6f}" for figure in figures)
+
+
+def _gpu_memory(row: Row) -> str:
+    if row.memory is None or row.memory.gpu_process_bytes is None:
+        return NOTHING
+    held = ", ".join(f"{name} {_mb(bytes_)}" for name, bytes_ in row.memory.allocators_bytes.items())
+    return _mb(row.memory.gpu_process_bytes) + (f" ({held})" if held else "")
+
+
+STAGE_WORDS = {
+    "contract": "check the frame",
+    "stage": "copy to page-locked memory",
+    "upload": "host to device",
+    "mask": "threshold on the device",
+    "download": "device to host",
+}
+"""A backend's own names, where others say more."""
+
+KERNEL_STAGES = ("preprocess", "network", "mask")
+"""Stages that a backend on a GPU times on the device."""
+
+
+def _kernels(row: Row) -> str:
+    if not row.on_gpu:
+        return NOTHING
+    return _ms(sum(row.stages_s.get(stage, 0.0) for stage in KERNEL_STAGES))
+
+
+def _p50(latency: Distribution | None) -> str:
+    return _ms(latency.p50_s) if latency else NOTHING
+
+
+def _ms(seconds: float) -> str:
+    """Three significant digits are enough for anything that was measured by a clock on a shared machine."""
+    ms = seconds * 1000
+    return f"{ms:.0f} ms" if ms >= 100 else f"{ms:.1f} ms" if ms >= 10 else f"{ms:.2f} ms"
+
+
+def _seconds(seconds: float | None) -> str:
+    return NOTHING if seconds is None else f"{seconds:.2f} s"
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return NOTHING
+    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _mb(bytes_: int | None) -> str:
+    return NOTHING if bytes_ is None else f"{bytes_ / 1e6:,.0f} MB"

@@ -1,0 +1,303 @@
+"""OpenVINO on the CPU: the portable model's network in float32, behind the runtime's own FFT preprocessing.
+
+The figures in a manifest were measured with ONNX Runtime on the whole of `model.onnx`. This is another engine behind
+other preprocessing code, so on each machine the bundle's goldens decide first whether it may serve.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
+from breastseg_deploy.backends.proof import prove_on_cpu
+from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, INT8_NETWORK, INT8_WEIGHTS, MODEL, TENSOR, Bundle
+from breastseg_deploy.errors import BackendError, BreastsegError
+from breastseg_deploy.extras import require
+from breastseg_deploy.gate import FEATURES, SCORE
+from breastseg_deploy.inference import Inference
+from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.processor import this_processor
+from breastseg_deploy.selftest import GoldenResult, hold_goldens
+
+NAME = "openvino"
+NAME_INT8 = "openvino-int8"
+SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+"""One frame at a time by all cores; float32, since OpenVINO by itself takes bfloat16 where the processor has it; and no
+thread tied to a core, where it would wait for whatever else the scanner's computer does on that core.
+
+CPU_DENORMALS_OPTIMIZATION stays off: it changes how the caller's own thread rounds from then on."""
+
+_TELEMETRY = "openvino_telemetry"
+
+
+def load_openvino() -> Any:
+    """Import OpenVINO without its telemetry: a scanner's computer calls nobody.
+
+    `import openvino` imports its conversion tools, and these report the import to Google Analytics and leave a client
+    number in ~/intel, unless somebody opted out before. Where openvino_telemetry is not to be had, OpenVINO takes a
+    stand-in of its own that does nothing; so it is hidden while OpenVINO is imported. The native libraries open no
+    connections. A program that imported OpenVINO itself before has called already.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: it is installed and cannot be loaded.
+    """
+    with openvino_border("cannot be loaded", "install it again"), without_telemetry():
+        return require("openvino", "openvino")
+
+
+def check_openvino() -> str:
+    """What would serve, in words.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: it is installed and cannot be loaded.
+    """
+    return f"{_title(load_openvino())} on the CPU"
+
+
+def open_openvino(bundle: Bundle) -> OpenVinoCpu:
+    """The network, once the bundle's goldens have come out right through it on this machine.
+
+    That is found out once for each version of OpenVINO, NumPy and this toolkit, processor, model and set of goldens,
+    and kept in the private cache folder; where that cannot be used, the goldens run at every opening.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: the network cannot be loaded or run.
+        ParityError: a golden misses the limit of `model.onnx`.
+        BundleError: a file of the bundle was altered, a golden is damaged, or the manifest holds no limit.
+    """
+    return _proved(OpenVinoCpu(bundle, MODEL), NAME, bundle)
+
+
+def open_openvino_int8(bundle: Bundle) -> OpenVinoCpu:
+    """The bundle's INT8 network, once the goldens have come out right through it, as `open_openvino`.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: the network cannot be loaded or run.
+        ParityError: a golden misses the limit of the INT8 network.
+        BundleError: the bundle holds no such network, a file was altered, or a golden is damaged.
+    """
+    return _proved(OpenVinoCpu(bundle, INT8_NETWORK), NAME_INT8, bundle)
+
+
+def _proved(backend: OpenVinoCpu, name: str, bundle: Bundle) -> OpenVinoCpu:
+    try:
+        engine = {"engine": f"{backend.title} {SETTINGS}"}
+        if backend.artefact == INT8_NETWORK:
+            engine["weights"] = bundle.manifest.files[INT8_WEIGHTS].sha256
+        prove_on_cpu(name, bundle, backend.artefact, engine, lambda: _held(backend, bundle))
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+class OpenVinoCpu:
+    """`model.onnx` from its tensor on, or the INT8 network, compiled for one frame; batches are run frame by frame.
+
+    One frame fills the cores already. One compiled shape is what the goldens prove, and memory does not grow with the
+    batch. Threads preprocess side by side and take turns at the network. Nothing is stored: OpenVINO's model cache is
+    off, since compiling takes seconds and a cached model would be one more file to trust.
+
+    Attributes:
+        title: name and version of the engine.
+        artefact: the bundle's file that it serves.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: the model cannot be loaded.
+        BundleError: it was altered.
+    """
+
+    def __init__(self, bundle: Bundle, artefact: str = MODEL) -> None:
+        ov = load_openvino()
+        self.title, self.artefact = _title(ov), artefact
+        self._size_px = bundle.manifest.frame.size_px
+        self._gabor = bundle.manifest.gabor.parameters()
+        self._threads = this_processor().cores
+        self._turn = threading.Lock()
+        with openvino_border(
+            f"cannot load {bundle.path / artefact}", "try another version of it, or export the bundle again"
+        ):
+            core = ov.Core()
+            if artefact == INT8_NETWORK:
+                network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
+            else:
+                network = _cut_at_tensor(ov, core, bundle)
+            _check_answer(ov, network, bundle, artefact)
+            self._request = compiled_request(ov, core, network)
+
+    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+        """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
+        probability = np.empty((len(rgb), *self._size_px), np.float32)
+        seconds = {"preprocess": 0.0, "network": 0.0}  # the latter with waiting for other threads
+        for number in range(len(rgb)):
+            started = time.perf_counter()
+            tensor = network_input(rgb[number : number + 1], self._gabor, self._threads)
+            preprocessed = time.perf_counter()
+            self._run(tensor, probability[number])
+            seconds["preprocess"] += preprocessed - started
+            seconds["network"] += time.perf_counter() - preprocessed
+        return Inference(probability, seconds)
+
+    def close(self) -> None:
+        """Drop the network."""
+        vars(self).pop("_request", None)  # closed twice is closed
+
+    def _run(self, tensor: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+        """The network on one tensor (1, 4, H, W), into `probability` (H, W)."""
+        with self._turn, openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+            answer = self._request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0]
+            probability[:] = answer[0, 0]  # copied before the next frame overwrites it
+
+
+class OpenVinoHalves:
+    """The halves of a gated network, compiled for one frame; see `gated.Halves`. Features are not copied between them.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: a half cannot be loaded.
+        BundleError: it was altered, or the bundle holds no gate.
+    """
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle) -> None:
+        bundle_gate(bundle)
+        ov = load_openvino()
+        self.title = f"{_title(ov)} {SETTINGS}"
+        requests = []
+        for file in (GATE_ENCODER, GATE_DECODER):
+            with openvino_border(
+                f"cannot load {bundle.path / file}", "try another version of it, or export the bundle again"
+            ):
+                core = ov.Core()
+                half = core.read_model(bundle.read(file))
+                half.reshape({name: [1, *shape[1:]] for name, shape in _input_shapes(half).items()})
+                requests.append(compiled_request(ov, core, half))
+        self._encoder, self._decoder = requests
+
+    def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
+        """See `gated.Halves.encode`."""
+        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+            self._encoder.infer({TENSOR: tensor}, share_inputs=True, share_outputs=True)
+            score = float(self._encoder.get_tensor(SCORE).data[0])
+            return score, [self._encoder.get_tensor(name) for name in FEATURES]
+
+    def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
+        """See `gated.Halves.decode`."""
+        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+            for name, feature in zip(FEATURES, features, strict=True):
+                self._decoder.set_tensor(name, feature)
+            self._decoder.infer()
+            return np.asarray(self._decoder.get_output_tensor(0).data)
+
+    def close(self) -> None:
+        """Drop both halves."""
+        vars(self).pop("_encoder", None)
+        vars(self).pop("_decoder", None)
+
+
+def open_gated_openvino(bundle: Bundle) -> GatedCpu:
+    """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
+    return open_gated(OpenVinoHalves(bundle), bundle)
+
+
+def compiled_request(ov: Any, core: Any, model: Any) -> Any:
+    """A request on the compiled model, which computes in float32 or not at all."""
+    compiled = core.compile_model(model, "CPU", SETTINGS)
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if precision != ov.Type.f32:
+        raise BackendError(f"{_title(ov)} must compute in float32, it took {precision}; use onnxruntime")
+    return compiled.create_infer_request()
+
+
+def _input_shapes(model: Any) -> dict[str, list[Any]]:
+    return {one.get_any_name(): list(one.get_partial_shape()) for one in model.inputs}
+
+
+def _cut_at_tensor(ov: Any, core: Any, bundle: Bundle) -> Any:
+    """`model.onnx` cut at its tensor, for one frame.
+
+    Raises:
+        BackendError: it holds no such tensor.
+    """
+    model = core.read_model(bundle.read(MODEL))
+    outputs = (output for node in model.get_ordered_ops() for output in node.outputs())
+    cut = next((output for output in outputs if TENSOR in output.get_names()), None)
+    if cut is None:
+        raise BackendError(
+            f"{bundle.path / MODEL} must name its network's input {TENSOR!r}, and holds no such tensor; "
+            "use onnxruntime, or export the bundle again"
+        )
+    size_px = bundle.manifest.frame.size_px
+    parameter = ov.op.Parameter(ov.Type.f32, ov.Shape([1, 4, *size_px]))
+    for consumer in cut.get_target_inputs():
+        consumer.replace_source_output(parameter.output(0))
+    network = ov.Model(model.get_results(), [parameter], "network")
+    network.validate_nodes_and_infer_types()  # shapes follow the parameter's only now
+    return network
+
+
+def _check_answer(ov: Any, network: Any, bundle: Bundle, artefact: str) -> None:
+    """Refuse a network that answers with another shape than a frame's.
+
+    Raises:
+        BackendError: it does.
+    """
+    size_px = bundle.manifest.frame.size_px
+    shapes = [str(output.get_partial_shape()) for output in network.outputs]
+    if [output.get_partial_shape() for output in network.outputs] != [ov.PartialShape([1, 1, *size_px])]:
+        raise BackendError(
+            f"{bundle.path / artefact} must answer a frame with (1, 1, H, W) = {(1, 1, *size_px)}, "
+            f"got {', '.join(shapes)}; export it again"
+        )
+
+
+def _held(backend: OpenVinoCpu, bundle: Bundle) -> tuple[GoldenResult, ...]:
+    """How the goldens come out, all within the limit of what serves."""
+
+    def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        probability = backend.infer(rgb).checked(rgb.shape[:3], backend.title).probability
+        return (probability >= bundle.manifest.threshold).astype(np.uint8), probability
+
+    return hold_goldens(bundle, backend.artefact, run, 1, f"{backend.title} behind the FFT preprocessing")
+
+
+def _title(ov: Any) -> str:
+    return f"OpenVINO {ov.__version__.partition('-')[0]}"
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Make OpenVINO's telemetry look as if it were not installed, for what is imported and run inside."""
+    was_there, before = _TELEMETRY in sys.modules, sys.modules.get(_TELEMETRY)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what makes `import` raise an ImportError
+    try:
+        yield
+    finally:
+        del sys.modules[_TELEMETRY]
+        if was_there:
+            sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
+
+
+@contextmanager
+def openvino_border(what: str, remedy: str) -> Iterator[None]:
+    """The border to OpenVINO: its errors, RuntimeErrors of many lines, leave as BackendErrors of one."""
+    try:
+        yield
+    except BreastsegError:
+        raise
+    except Exception as err:
+        raise BackendError(f"OpenVINO {what}: {' '.join(str(err).split())}; {remedy}") from err

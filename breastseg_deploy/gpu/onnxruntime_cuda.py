@@ -1,0 +1,135 @@
+"""ONNX Runtime on the GPU: the bundle's float16 network as a `GpuNetwork`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+
+from breastseg_deploy.bundle import NETWORK_FP16, Bundle
+from breastseg_deploy.errors import BackendError, MachineError
+from breastseg_deploy.extras import DISTRIBUTION, require
+from breastseg_deploy.gpu.failure import one_line
+
+PROVIDER = "CUDAExecutionProvider"
+
+
+class OnnxRuntimeNetwork:
+    """A session that reads and writes fixed addresses, as a `GpuNetwork`.
+
+    Args:
+        ort: the onnxruntime module.
+        session: of the float16 network.
+        size_px: (H, W) of the frames.
+        memory: where the addresses are, as ONNX Runtime calls it: ("cuda", device number).
+    """
+
+    capturable = False  # ONNX Runtime allocates while it runs
+
+    def __init__(self, ort: Any, session: Any, size_px: tuple[int, int], memory: tuple[str, int]) -> None:
+        self.name = f"ONNX Runtime {ort.__version__} on {memory[0].upper()}"
+        self._ort, self._session, self._size_px, self._memory = ort, session, size_px, memory
+
+    def bind(self, tensor_address: int, logits_address: int, batch: int) -> _Bound:
+        """Input and output at fixed addresses; see `GpuNetwork.bind`."""
+        binding = self._session.io_binding()
+        (tensor,), (logits,) = self._session.get_inputs(), self._session.get_outputs()
+        binding.bind_input(tensor.name, *self._memory, np.float32, (batch, 4, *self._size_px), tensor_address)
+        binding.bind_output(logits.name, *self._memory, np.float32, (batch, 1, *self._size_px), logits_address)
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the pipeline waits, once
+        return _Bound(self.name, self._session, binding, options)
+
+
+class _Bound:
+    def __init__(self, name: str, session: Any, binding: Any, options: Any) -> None:
+        self._name, self._session, self._binding, self._options = name, session, binding, options
+
+    def enqueue(self) -> None:
+        """See `BoundNetwork.enqueue`."""
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as err:  # onnxruntime's errors share no base class
+            raise BackendError(
+                f"{self._name} failed: {one_line(err)}; no mask is returned: "
+                "try fewer frames at once, then run `breastseg verify` on this bundle"
+            ) from err
+
+
+def open_network(bundle: Bundle, stream: Any, device: int) -> OnnxRuntimeNetwork:
+    """`network.fp16.onnx` on the GPU and nowhere else.
+
+    ONNX Runtime would serve from the CPU without a word where the GPU cannot be used or an operator is missing, so its
+    fallbacks are off, and the session is asked what it runs on.
+
+    Args:
+        bundle: opened.
+        stream: the CuPy stream that it runs on.
+        device: the GPU's number.
+
+    Raises:
+        MachineError: onnxruntime-gpu is not installed.
+        BackendError: the network cannot be loaded, or not wholly on the GPU.
+        BundleError: the bundle holds no float16 network.
+    """
+    ort = load_onnxruntime_gpu()
+    session = _open_session(ort, bundle, provider_options(stream.ptr, device))
+    return OnnxRuntimeNetwork(ort, session, bundle.manifest.frame.size_px, ("cuda", device))
+
+
+def provider_options(stream_address: int, device: int) -> dict[str, str]:
+    """How the CUDA provider computes: on our stream, in the precision that stands in the file, the same at every start.
+
+    Heuristic choice of cuDNN's algorithms instead of the default timing of all of them: that may choose otherwise at
+    every start, and takes seconds for each batch size.
+    """
+    return {
+        "device_id": str(device),
+        "user_compute_stream": str(stream_address),
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+
+
+def load_onnxruntime_gpu() -> Any:
+    """Import ONNX Runtime, if it is the build for GPUs, and let it find the CUDA libraries that came by pip.
+
+    Raises:
+        MachineError: not installed, or the build for CPUs.
+    """
+    ort = require("onnxruntime", "gpu")
+    if PROVIDER not in ort.get_available_providers():
+        raise MachineError(
+            f"the installed onnxruntime {ort.__version__} is the build for CPUs: "
+            f"pip uninstall onnxruntime, then pip install '{DISTRIBUTION}[gpu]'"
+        )
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the session names the first cause
+            ort.preload_dlls()
+    return ort
+
+
+def _open_session(ort: Any, bundle: Bundle, options: dict[str, str]) -> Any:
+    """A session that is allowed the GPU and nothing else."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3  # errors only: warnings about the graph are the exporter's business
+    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    content = bundle.read(NETWORK_FP16)
+    try:
+        session = ort.InferenceSession(content, settings, providers=[(PROVIDER, options)], enable_fallback=0)
+        session.disable_fallback()
+    except Exception as err:  # onnxruntime's errors share no base class
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} cannot load {bundle.path / NETWORK_FP16} on the GPU: {one_line(err)}; "
+            "run `breastseg doctor`"
+        ) from err
+    served_by = session.get_providers()
+    if not served_by or served_by[0] != PROVIDER:
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} runs on {', '.join(served_by)} in place of {PROVIDER}: it cannot use this "
+            "GPU or misses CUDA or cuDNN libraries; run `breastseg doctor`"
+        )
+    return session

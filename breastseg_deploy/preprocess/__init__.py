@@ -1,0 +1,1 @@
+"""Frame to network tensor: the Gabor bank, the edge channel, the normalised tensor."""

@@ -1,0 +1,1 @@
+"""What an export writes: one file per format."""

@@ -1,0 +1,289 @@
+"""INT8 after training, for OpenVINO: most of the decoder's 3 x 3 convolutions in 8-bit integers, all else in float32.
+
+They are most of the work. Of the sets and methods tried on the demo (docs/LOG.md), this one kept its masks best: ranges
+by minimum and maximum, after SmoothQuant moved the activations' outliers into the weights, and the block that reads the
+encoder's shallowest features left in float32. Weights take half of the 8-bit range: processors without VNNI add
+products of 8 bits in 16, which would overflow silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from breastseg_deploy.backends.openvino import compiled_request, load_openvino, openvino_border, without_telemetry
+from breastseg_deploy.bundle import INT8_NETWORK, TENSOR
+from breastseg_deploy.errors import BackendError, BreastsegError, ContractError
+from breastseg_deploy.extras import require
+from breastseg_deploy.manifest import Int8Precision
+from breastseg_deploy.preprocess.gabor import GaborParameters
+from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.verify import LEAST_JUDGED
+from breastseg_export.graph import behind_sigmoid
+from breastseg_export.parity import ParityRun
+from breastseg_export.runners import Engine
+from breastseg_export.samples import Sample, Samples
+
+LEAST_CALIBRATION_FRAMES = 32
+"""With 8 the worst mask of 73 other frames was 0.90, with 32 and more 0.986 and over (docs/LOG.md)."""
+
+_DECODER, _KEPT_BLOCK = ".decoder.", ".x_3_3."
+_LEVELS_OF_A_MASK = 2
+_SMOOTHING = 0.5
+_OVERFLOW_FIX = "ENABLE"
+_LARGEST_WEIGHT = 64
+"""Of 7 bits with a sign."""
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_NO_OPERATIONS = ("Parameter", "Constant", "Result")
+_FAKE_QUANTISE = "FakeQuantize"
+
+
+@dataclass(frozen=True)
+class QuantisedNetwork:
+    """The network as OpenVINO's two files, and what became of its convolutions, by the names of their weights."""
+
+    xml: bytes
+    weights: bytes
+    quantised: tuple[str, ...]
+    float32: tuple[str, ...]
+    calibration: str
+    method: str
+
+    def details(self, run: ParityRun) -> Int8Precision:
+        """What the manifest says of it, given its parity."""
+        (title,) = (title for title, summary in run.summaries.items() if summary.artefact == INT8_NETWORK)
+        came_out = {frame.name: frame.dice for frame in run.figures[title]}
+        return Int8Precision(
+            quantised=self.quantised,
+            float32=self.float32,
+            calibration=self.calibration,
+            method=self.method,
+            golden_dice=tuple(came_out[golden.name] for golden in run.goldens),
+        )
+
+
+def check_int8_frames(calibration: Samples, samples: Samples) -> None:
+    """Refuse, before the long work, frames that cannot calibrate, or cannot show what 8 bits cost.
+
+    Raises:
+        ContractError: too few frames, the same one twice, or one in both sets; a mask to calibrate on.
+        FrameError: one of them cannot be used.
+    """
+    needed = f"--precision int8 needs --frames DIR with at least {LEAST_JUDGED} frames whose masks hold cells"
+    if samples.are_phantoms:
+        raise ContractError(f"{needed}, got phantoms: what 8 bits cost is measured on real frames")
+    if len(calibration) < LEAST_CALIBRATION_FRAMES:
+        raise ContractError(
+            f"--calibrate needs at least {LEAST_CALIBRATION_FRAMES} frames, got {len(calibration)}; give more"
+        )
+    known: dict[bytes, str] = {}
+    with_cells = 0
+    for sample in samples:
+        _add(known, sample, "--frames")
+        with_cells += sample.truth is not None and bool(sample.truth.any())
+    if with_cells < LEAST_JUDGED:
+        raise ContractError(f"{needed}, got {with_cells}: what 8 bits cost is measured against the truth")
+    for sample in calibration:
+        _add(known, sample, "--calibrate")
+        if np.unique(sample.frame).size <= _LEVELS_OF_A_MASK:
+            raise ContractError(
+                f"{sample.name} of --calibrate holds no more than {_LEVELS_OF_A_MASK} values, as a mask does; give the "
+                "folder of frames"
+            )
+
+
+def check_nncf() -> None:
+    """Find out, before the long work, that what quantises is installed.
+
+    Raises:
+        MachineError: openvino or nncf is not.
+    """
+    load_openvino()
+    with without_telemetry():
+        require("nncf", "int8")
+
+
+def quantised_network(
+    network: onnx.ModelProto, gabor: GaborParameters, size_px: tuple[int, int], calibration: Samples
+) -> QuantisedNetwork:
+    """Quantise the float32 network.
+
+    Args:
+        network: as `graph.export_network` makes it.
+        gabor: of the edge channel.
+        size_px: (H, W).
+        calibration: frames that ranges are measured on.
+
+    Raises:
+        MachineError: openvino or nncf is not installed.
+        BackendError: NNCF failed, or did something else than it was asked to.
+        FrameError: a frame cannot be read.
+    """
+    weights = {node.name: node.input[1] for node in network.graph.node if node.op_type == "Conv"}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in network.graph.initializer}
+    chosen = {name for name, weight in weights.items() if _is_chosen(weight, shapes[weight])}
+    ov = load_openvino()
+    with without_telemetry(), redirect_stdout(sys.stderr):  # NNCF draws its progress on stdout
+        nncf = require("nncf", "int8")
+        with TemporaryDirectory() as scratch, openvino_border("cannot convert the network", "export fp32"):
+            path = Path(scratch) / "network.onnx"
+            onnx.save(behind_sigmoid(network, size_px), path)
+            model = ov.convert_model(path, input=[(TENSOR, [1, 4, *size_px])])
+            kept = [op.get_friendly_name() for op in _convolutions(model) if _onnx_name(op) not in chosen]
+            quantised = _by_nncf(nncf, model, kept, calibration, gabor)
+            found = _check(model, quantised, weights, chosen)
+            if found:
+                raise BackendError(
+                    f"NNCF {nncf.__version__} {found}; use the version of constraints.txt, or export fp32"
+                )
+            ov.save_model(quantised, path.with_suffix(".xml"), compress_to_fp16=False)
+            xml, content = (path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin"))
+    return QuantisedNetwork(
+        xml,
+        content,
+        quantised=tuple(weight for name, weight in weights.items() if name in chosen),
+        float32=tuple(weight for name, weight in weights.items() if name not in chosen),
+        calibration=calibration.description,
+        method=f"NNCF {nncf.__version__}: SmoothQuant {_SMOOTHING}, ranges by minimum and maximum, 7-bit weights, "
+        "fast bias correction",
+    )
+
+
+def int8_in_openvino(network: QuantisedNetwork, gabor: GaborParameters) -> Engine:
+    """The quantised network behind the CPU preprocessing, compiled as the runtime compiles it."""
+    ov = load_openvino()
+    core = ov.Core()
+    with openvino_border("cannot load the INT8 network", "export fp32"):
+        request = compiled_request(ov, core, core.read_model(network.xml, network.weights))
+
+    def run(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with openvino_border("failed in INT8", "export fp32"):
+            return np.array(request.infer({0: network_input(frame[np.newaxis], gabor)})[0][0, 0], np.float32)
+
+    return run
+
+
+def int8_rows(int8: Int8Precision) -> Sequence[tuple[str, str]]:
+    """Rows of the report's table of settings."""
+    return (
+        ("INT8", f"{len(int8.quantised)} convolutions, {len(int8.float32)} left in float32; served only by name"),
+        ("INT8 by", int8.method),
+        ("INT8 calibrated on", int8.calibration),
+    )
+
+
+def _is_chosen(weight: str, shape: tuple[int, ...]) -> bool:
+    """Whether a convolution's weight is 3 x 3, in the decoder, and not in the block that is kept in float32."""
+    return shape[2:] == (3, 3) and _DECODER in weight and _KEPT_BLOCK not in weight
+
+
+def _by_nncf(nncf: Any, model: Any, kept: Sequence[str], calibration: Samples, gabor: GaborParameters) -> Any:
+    nncf.set_log_level(logging.ERROR)
+    ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
+    others = {op.get_type_name() for op in model.get_ordered_ops()} - {*_CONVOLUTIONS, *_NO_OPERATIONS}
+    with _nncf_border(nncf.__version__):
+        return nncf.quantize(
+            model,
+            nncf.Dataset(calibration, lambda sample: network_input(sample.frame[np.newaxis], gabor)),
+            subset_size=len(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,  # the only one with SmoothQuant
+            ignored_scope=nncf.IgnoredScope(names=list(kept), types=sorted(others), validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=ranges,
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=_SMOOTHING, matmul=-1),
+                overflow_fix=nncf.OverflowFix[_OVERFLOW_FIX],
+            ),
+        )
+
+
+def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]) -> str:
+    """What NNCF did beside what it was asked to, as the rest of a sentence; empty where it did that and no more."""
+    unknown = {_onnx_name(op) for op in _convolutions(model)} ^ weights.keys()
+    if unknown:
+        return f"got convolutions from OpenVINO that the exported graph names otherwise ({sorted(unknown)[0]})"
+    convolutions = _convolutions(quantised)
+    in_eight_bits = {_onnx_name(op) for op in convolutions if _is_quantised(op)}
+    if not chosen or in_eight_bits != chosen:
+        return (
+            f"must quantise {len(chosen)} convolutions of the decoder and did {len(in_eight_bits & chosen)} of them "
+            f"and {len(in_eight_bits - chosen)} more"
+        )
+    others = {
+        reader.get_node().get_type_name()
+        for op in quantised.get_ordered_ops()
+        if op.get_type_name() == _FAKE_QUANTISE
+        for reader in op.output(0).get_target_inputs()
+        if reader.get_node() not in convolutions
+    }
+    if others:
+        return f"quantised what is no convolution as well: {', '.join(sorted(others))}"
+    if not all(_is_smoothed(op) for op in convolutions if _onnx_name(op) in chosen):
+        return "applied no SmoothQuant"
+    if not all(_largest_weight(op) <= _LARGEST_WEIGHT for op in convolutions if _onnx_name(op) in chosen):
+        return "gave weights more than 7 bits"
+    return ""
+
+
+def _is_smoothed(convolution: Any) -> bool:
+    """Whether one of SmoothQuant's factors stands before the 8-bit range of a convolution's activations."""
+    ranged = convolution.input_value(0).get_node()
+    return "smooth_quant" in ranged.input_value(0).get_node().get_friendly_name()
+
+
+def _largest_weight(convolution: Any) -> int:
+    """The largest magnitude among a convolution's 8-bit weights as they are stored."""
+    return int(np.abs(_weight(convolution).data.astype(np.int16)).max())
+
+
+@contextmanager
+def _nncf_border(version: str) -> Iterator[None]:
+    """The border to NNCF, whose errors share no base class: they leave as BackendErrors of one line."""
+    try:
+        yield
+    except (BreastsegError, OSError):
+        raise
+    except Exception as err:
+        raise BackendError(f"NNCF {version} failed: {' '.join(str(err).split())}; export fp32") from err
+
+
+def _convolutions(model: Any) -> list[Any]:
+    return [op for op in model.get_ordered_ops() if op.get_type_name() in _CONVOLUTIONS]
+
+
+def _onnx_name(convolution: Any) -> str:
+    """The ONNX node that a convolution came from; OpenVINO adds a suffix where it splits off the bias."""
+    return str(convolution.get_friendly_name()).removesuffix("/WithoutBiases")
+
+
+def _is_quantised(convolution: Any) -> bool:
+    """Whether activations *and* weights reach a convolution through 8 bits."""
+    activation, weight = convolution.input_value(0).get_node(), _weight(convolution)
+    kinds = activation.get_type_name(), weight.get_element_type().get_type_name()
+    return kinds == (_FAKE_QUANTISE, "i8")
+
+
+def _weight(convolution: Any) -> Any:
+    """The constant behind what a convolution reads as its weight."""
+    node = convolution.input_value(1).get_node()
+    while node.get_type_name() != "Constant":
+        node = node.input_value(0).get_node()
+    return node
+
+
+def _add(known: dict[bytes, str], sample: Sample, option: str) -> None:
+    """Note a frame by its pixels; one that is there already would flatter the figures or count twice."""
+    pixels = hashlib.sha256(sample.frame.tobytes()).digest()
+    if pixels in known:
+        raise ContractError(f"{sample.name} of {option} and {known[pixels]} are the same frame; take one of them away")
+    known[pixels] = f"{sample.name} of {option}"

@@ -1,0 +1,1 @@
+"""Which layers stay in float32, and the float16 graph."""

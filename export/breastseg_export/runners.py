@@ -1,0 +1,125 @@
+"""What is compared: the float32 reference in PyTorch and what an export makes, each from raw uint8 to probability."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from breastseg_deploy.bundle import TENSOR
+from breastseg_deploy.errors import ParityError
+from breastseg_deploy.preprocess.gabor import GaborParameters, edge_channel_reference
+from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_export.graph import FRAMES
+from breastseg_export.precision.half import explicitly_rounded
+from breastseg_train.network.model import SegmentationModel
+
+Frame = NDArray[np.uint8]
+Probability = NDArray[np.float32]
+Engine = Callable[[Frame], Probability]
+"""(H, W, 3) uint8 to (H, W) float32 probability."""
+
+_EDGE_TOLERANCE = 1e-5
+_EDGE_CHECK_PX = 96
+
+
+def reference(model: SegmentationModel) -> Engine:
+    """The truth of every parity figure: float32 PyTorch behind the CPU reference preprocessing."""
+    return _engine_of(model, model.architecture.gabor)
+
+
+def half_in_torch(model: SegmentationModel, float32_modules: Collection[str] = ()) -> Engine:
+    """The network in torch `.half()` but for some modules: it overflows where a GPU would.
+
+    ONNX Runtime on a CPU computes float16 graphs in float32 and so hides an overflow; this does not.
+
+    Args:
+        model: stays as it is.
+        float32_modules: names of modules that compute in float32, with all inside them (`layers.island_modules`). Other
+            modules cast what they read; an operation between modules takes the wider type of what it reads.
+    """
+    mixed = copy.deepcopy(model)
+    for name, module in mixed.named_modules():
+        inside = any(f"{name}.".startswith(f"{wide}.") for wide in float32_modules)
+        kind = torch.float32 if inside else torch.float16
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        for tensor in own:
+            tensor.data = tensor.data.to(kind) if tensor.is_floating_point() else tensor.data
+        if own or not any(module.children()):
+            module.register_forward_pre_hook(_cast_inputs(kind))
+    return _engine_of(mixed, model.architecture.gabor)
+
+
+def portable_in_onnxruntime(graph: onnx.ModelProto) -> Engine:
+    """`model.onnx` as a scanner runs it: frame in, probability out."""
+    onnx_session = session(graph)
+
+    def run(frame: Frame) -> Probability:
+        return np.asarray(onnx_session.run(None, {FRAMES: frame[np.newaxis]})[0][0, 0])
+
+    return run
+
+
+def network_in_onnxruntime(graph: onnx.ModelProto, gabor: GaborParameters) -> Engine:
+    """`network.fp16.onnx` behind the CPU reference preprocessing, each value rounded as its types say."""
+    onnx_session = session(explicitly_rounded(graph))
+
+    def run(frame: Frame) -> Probability:
+        logits = onnx_session.run(None, {TENSOR: network_input(frame[np.newaxis], gabor)})[0][0, 0]
+        return probability(logits)
+
+    return run
+
+
+def probability(logits: NDArray[np.float32]) -> Probability:
+    """The sigmoid, by torch as in the reference."""
+    return torch.from_numpy(logits).sigmoid().numpy()
+
+
+def session(graph: onnx.ModelProto, *, keeps_memory: bool = True) -> Any:
+    """A graph in ONNX Runtime on the CPU; without `keeps_memory`, what a run needed goes back after it."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = keeps_memory
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:
+    """Hold the fast edge channel that the reference uses to the float64 one, on a corner of a real frame.
+
+    Raises:
+        ParityError: they differ by more than 1e-5.
+    """
+    corner = np.ascontiguousarray(frame[:_EDGE_CHECK_PX, :_EDGE_CHECK_PX])
+    fast = network_input(corner[np.newaxis], gabor)[0, 3]
+    error = float(np.abs(fast - edge_channel_reference(corner, gabor)).max())
+    if not error <= _EDGE_TOLERANCE:
+        raise ParityError(
+            f"the edge channel is {error:.2e} off its float64 reference, the limit is {_EDGE_TOLERANCE:.0e}; "
+            "this NumPy's FFT cannot be trusted: reinstall numpy at the version of constraints.txt"
+        )
+
+
+def _cast_inputs(kind: torch.dtype) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def cast(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(kind) if value.is_floating_point() else value
+        return type(value)(map(cast, value)) if isinstance(value, (list, tuple)) else value
+
+    return lambda _module, inputs: tuple(map(cast, inputs))
+
+
+def _engine_of(network: nn.Module, gabor: GaborParameters) -> Engine:
+    def run(frame: Frame) -> Probability:
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(network_input(frame[np.newaxis], gabor)))
+            return logits.float().sigmoid()[0, 0].numpy()  # type: ignore[no-any-return]
+
+    return run

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from breastseg_benchmark.contestants import Contestant
+from breastseg_benchmark.entrants import backend_contestants, why_no_gpu
+from breastseg_benchmark.frames import benchmark_frames, decoding
+from breastseg_benchmark.growing import GrowthPlan
+from breastseg_benchmark.measure import Plan, measure
+from breastseg_benchmark.results import Results
+from breastseg_deploy.backends.select import LOADERS
+from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.cli.main import main
+from breastseg_deploy.errors import BackendError, ContractError
+
+
+@pytest.fixture(scope="module")
+def measured(demo_bundle: Path) -> Results:
+    """One short measurement of the demo bundle on the CPU that every test here looks at."""
+    few = GrowthPlan(batches=(1, 2), rounds=1, frames=8, sizes=(demo_bundle,))
+    return measure(Plan(demo_bundle, "a test", most_frames=2, rounds=2, backends=("onnxruntime",), growth=few))
+
+
+def test_the_runtime_is_measured_from_frame_to_mask(measured: Results) -> None:
+    (row,) = measured.rows
+    assert (row.name, row.not_run, measured.runtime) == ("onnxruntime", None, "onnxruntime")
+    assert row.latency is not None
+    assert len(row.latency.seconds) == 2
+    assert {"contract", "total"} < row.stages_s.keys()  # and the backend's own
+    assert row.open_s is not None
+    assert row.first_frame_s is not None
+
+
+def test_masks_are_held_to_the_goldens_and_to_the_truth(measured: Results, demo_bundle: Path) -> None:
+    (row,) = measured.rows
+    assert row.agreement is not None
+    assert row.agreement.frames == len(Bundle.open(demo_bundle).manifest.goldens)
+    assert row.agreement.worst_dice >= 0.9999
+    assert row.truth is not None
+    assert (row.truth.frames, row.truth.frames_with_cells) == (2, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_the_runtimes_own_without_pytorch(measured: Results) -> None:
+    (row,) = measured.rows
+    assert row.memory is not None
+    assert row.memory.resident_peak_bytes is not None
+    assert row.memory.resident_peak_bytes < 400_000_000  # importing torch alone takes that
+
+
+def test_growth_is_measured_over_batches_sizes_and_frames(measured: Results) -> None:
+    growth = measured.growth
+    assert growth is not None
+    assert [one.batch for one in growth.batches] == [1, 2]
+    assert [one.size_px for one in growth.sizes] == [(128, 128)]
+    if sys.platform == "linux":
+        assert growth.memory is not None
+        assert (growth.memory.frames, len(growth.memory.resident_bytes)) == (8, 9)
+
+
+def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle: Path) -> None:
+    runtime = backend_contestants(Bundle.open(demo_bundle), ["onnxruntime"])[0]
+    peers = (
+        replace(runtime, name="a twin", kind="peer"),
+        Contestant("a broken one", "peer", ("-c", "raise SystemExit('no weights')")),
+        Contestant("one for a GPU", "peer", (), on_gpu=True, not_run="no GPU"),
+    )
+    nothing = GrowthPlan(batches=(), frames=0)
+    found = measure(
+        Plan(demo_bundle, "a test", most_frames=1, rounds=2, backends=("onnxruntime",), peers=peers, growth=nothing)
+    )
+    _, twin, broken, for_gpu = found.rows
+    assert twin.ratio_to_runtime is not None
+    assert twin.ratio_to_runtime.pairs == 2
+    assert twin.agreement is not None
+    assert twin.agreement.worst_dice >= 0.9999
+    assert broken.not_run is not None
+    assert "no weights" in broken.not_run
+    assert for_gpu.not_run == "no GPU"
+
+
+def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
+    by_name = {one.name: one for one in backend_contestants(Bundle.open(demo_bundle))}
+    assert list(by_name) == list(LOADERS)
+    if why_no_gpu() is not None:
+        gpu = [one for one in by_name.values() if one.on_gpu]
+        assert gpu
+        assert all(one.not_run is not None and one.not_run.startswith("no GPU") for one in gpu)
+    assert by_name["onnxruntime"].not_run is None
+
+
+def test_what_is_served_by_name_only_is_never_the_runtimes_choice(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("breastseg_benchmark.measure.BY_NAME_ONLY", frozenset({"onnxruntime"}))
+    found = measure(Plan(demo_bundle, "a test", most_frames=1, rounds=1, backends=("onnxruntime",)))
+    assert (found.runtime, found.growth) == (None, None)
+    assert found.rows[0].not_run is None
+
+
+def test_a_backend_that_nobody_knows_is_refused(demo_bundle: Path) -> None:
+    with pytest.raises(BackendError, match="no backend 'tensorflow'; choose from tensorrt"):
+        measure(Plan(demo_bundle, "a test", backends=("tensorflow",)))
+
+
+def test_too_few_frames_for_growth_are_refused_before_anything_is_measured() -> None:
+    with pytest.raises(ContractError, match="at least 8 frames, got 3"):
+        GrowthPlan(frames=3)
+    assert GrowthPlan(batches=(), frames=0).is_empty
+
+
+def test_frames_are_goldens_then_phantoms_with_their_truth(demo_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(demo_bundle)
+    goldens = bundle.goldens()
+    frames = benchmark_frames(bundle, None, tmp_path, most=2)
+    assert frames.rgb.shape == (len(goldens) + 2, *bundle.manifest.frame.size_px, 3)
+    np.testing.assert_array_equal(frames.rgb[0], goldens[0].frame)
+    assert [known is not None for known in frames.references] == [True] * len(goldens) + [False] * 2
+    assert frames.truths[-2] is not None
+    assert frames.truths[-2].any()
+    found = decoding(frames, 3)
+    assert found is not None
+    assert len(found.seconds) == 3
+
+
+def test_the_command_writes_a_report_and_one_json_object(
+    demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budgets = tmp_path / "budgets.toml"
+    budgets.write_text(
+        '[[budget]]\nname = "masks"\nof = "cpu"\nfigure = "worst_dice"\nat_least = 0.9999\n'
+        '[[budget]]\nname = "impossible"\nof = "cpu"\nfigure = "resident_peak_gb"\nat_most = 0.001\n'
+    )
+    report = tmp_path / "out.html"
+    command = ["benchmark", str(demo_bundle), "--backend", "onnxruntime", "--rounds", "1"]
+    command += ["--growth-frames", "0", "--largest-batch", "0"]
+    code = main([*command, "--budgets", str(budgets), "--report", str(report), "--json"])
+    told = capsys.readouterr()
+    document = Results.model_validate(json.loads(told.out))
+    assert code == 1
+    assert "error: impossible (onnxruntime)" in told.err
+    assert [one.status for one in document.verdicts] == ["passed", "missed"]
+    assert document.growth is None
+    assert report.read_text().startswith("<!doctype html>")
+
+
+def test_a_report_without_a_folder_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["benchmark", "no bundle", "--report", str(tmp_path / "none" / "out.html")])
+    assert code == 1
+    assert "there is no folder for the report" in capsys.readouterr().err

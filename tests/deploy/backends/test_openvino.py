@@ -1,0 +1,299 @@
+"""OpenVINO on the CPU: the masks of the model that was verified, proved before it serves, and no calls home."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
+
+from breastseg_deploy import BackendError, MachineError, ParityError, Segmenter
+from breastseg_deploy.backends import openvino as openvino_backend
+from breastseg_deploy.backends import proof
+from breastseg_deploy.backends.onnxruntime import OnnxRuntimeCpu
+from breastseg_deploy.backends.openvino import OpenVinoCpu, check_openvino, load_openvino, open_openvino
+from breastseg_deploy.backends.select import choose
+from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.cli.main import main
+from breastseg_deploy.metrics import dice
+from breastseg_deploy.phantom import phantom_frames
+from breastseg_deploy.processor import Processor
+
+SIDE = 128
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An engine cache of the test's own."""
+    monkeypatch.setenv("BREASTSEG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def openvino(bundle: Bundle) -> Iterator[OpenVinoCpu]:
+    opened = OpenVinoCpu(bundle)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def frames() -> NDArray[np.uint8]:
+    """Five frames that differ: phantoms, noise, black."""
+    noise = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    phantoms = [np.stack([phantom.frame] * 3, axis=2) for phantom in phantom_frames(3, (SIDE, SIDE))]
+    return np.stack([*phantoms, noise, np.zeros_like(noise)])
+
+
+@pytest.fixture
+def proofs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by one each time that the goldens are run."""
+    runs: list[str] = []
+    hold = openvino_backend.hold_goldens
+
+    def counted(goldens: Any, run: Any, batch: int, limit: float, way: str) -> Any:
+        runs.append(way)
+        return hold(goldens, run, batch, limit, way)
+
+    monkeypatch.setattr(openvino_backend, "hold_goldens", counted)
+    return runs
+
+
+def test_masks_are_those_of_onnxruntime_within_the_float32_limits(
+    openvino: OpenVinoCpu, bundle: Bundle, frames: NDArray[np.uint8]
+) -> None:
+    ours = openvino.infer(frames).checked(frames.shape[:3], "openvino").probability
+    theirs = OnnxRuntimeCpu(bundle).infer(frames).probability
+    threshold, limits = bundle.manifest.threshold, bundle.manifest.limits_of(MODEL)
+    figures = [dice(a >= threshold, b >= threshold) for a, b in zip(ours, theirs, strict=True)]
+    assert theirs.max() > threshold  # there is something to agree on
+    assert min(figures) >= limits.worst_dice
+    assert np.abs(ours - theirs).max() < 1e-3
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_a_frame_has_the_same_answer_to_the_bit_in_every_batch(
+    openvino: OpenVinoCpu, frames: NDArray[np.uint8], count: int
+) -> None:
+    batch = np.resize(frames, (count, *frames.shape[1:]))
+    alone = [openvino.infer(batch[number : number + 1]).probability[0] for number in range(count)]
+    np.testing.assert_array_equal(openvino.infer(batch).probability, np.stack(alone))
+
+
+def test_threads_get_the_answers_of_their_own_frames(openvino: OpenVinoCpu, frames: NDArray[np.uint8]) -> None:
+    expected = [openvino.infer(frame[np.newaxis]).probability for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: openvino.infer(frames[number % 5][np.newaxis]).probability, range(40)))
+    for number, probability in enumerate(found):
+        np.testing.assert_array_equal(probability, expected[number % 5])
+
+
+def test_an_answer_is_not_overwritten_by_the_next_call(openvino: OpenVinoCpu, frames: NDArray[np.uint8]) -> None:
+    first = openvino.infer(frames[:1]).probability
+    before = first.copy()
+    openvino.infer(frames[1:2])
+    np.testing.assert_array_equal(first, before)
+
+
+def test_stages_are_timed(openvino: OpenVinoCpu, frames: NDArray[np.uint8]) -> None:
+    seconds = openvino.infer(frames).seconds
+    assert list(seconds) == ["preprocess", "network"]
+    assert min(seconds.values()) > 0
+
+
+def test_a_failed_call_is_a_backend_error_and_the_next_one_serves(
+    openvino: OpenVinoCpu, frames: NDArray[np.uint8]
+) -> None:
+    with pytest.raises(BackendError, match=r"^OpenVINO failed: .*; no mask is returned: run `breastseg verify`") as bad:
+        openvino.infer(np.zeros((1, SIDE // 2, SIDE, 3), np.uint8))
+    assert "\n" not in str(bad.value)
+    assert openvino.infer(frames).probability.shape == frames.shape[:3]
+
+
+def test_the_network_computes_in_float32_or_not_at_all(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "BF16" not in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor knows no bfloat16")
+    monkeypatch.setattr(openvino_backend, "SETTINGS", {"INFERENCE_PRECISION_HINT": "bf16"})
+    with pytest.raises(BackendError, match="must compute in float32, it took"):
+        OpenVinoCpu(bundle)
+
+
+def test_opening_leaves_the_callers_rounding_as_it_was(openvino: OpenVinoCpu, frames: NDArray[np.uint8]) -> None:
+    openvino.infer(frames[:1])
+    assert (np.array([1e-40], np.float32) * np.float32(0.5))[0] > 0  # subnormal numbers are kept
+
+
+def test_segmenter_serves_by_it_and_closes(bundle: Bundle, frames: NDArray[np.uint8]) -> None:
+    with Segmenter.open(bundle.path, "openvino") as segment:
+        answer = segment(frames)
+        assert (answer.backend, segment.artefact) == ("openvino", MODEL)
+        assert segment.backend_reason == "openvino: asked for by name"
+        assert answer.mask.shape == frames.shape[:3]
+        assert len(segment.self_test()) == len(bundle.manifest.goldens)
+    segment.close()
+    with pytest.raises(BackendError, match="closed"):
+        segment(frames)
+
+
+def test_goldens_run_at_the_first_opening_and_not_again(bundle: Bundle, proofs: list[str]) -> None:
+    open_openvino(bundle).close()
+    open_openvino(bundle).close()
+    assert proofs == [f"{OpenVinoCpu(bundle).title} behind the FFT preprocessing"]
+
+
+@pytest.mark.parametrize("change", ["engine", "settings", "processor", "numpy", "toolkit", "limits"])
+def test_goldens_run_again_after_a_change(
+    bundle: Bundle, bundle_copy: Path, proofs: list[str], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    open_openvino(bundle).close()
+    changes: dict[str, Callable[[], object]] = {
+        "engine": lambda: monkeypatch.setattr(openvino_backend, "_title", lambda _: "OpenVINO 9999.1.0"),
+        "settings": lambda: monkeypatch.setattr(
+            openvino_backend, "SETTINGS", {**openvino_backend.SETTINGS, "ENABLE_CPU_PINNING": True}
+        ),
+        "processor": lambda: monkeypatch.setattr(proof, "this_processor", lambda: Processor("another", 2)),
+        "numpy": lambda: monkeypatch.setattr(np, "__version__", "9.9"),
+        "toolkit": lambda: monkeypatch.setattr(proof, "__version__", "9.9"),
+        "limits": lambda: edit_manifest(bundle_copy, lambda raw: raw["parity"][0]["limits"].update(worst_dice=0.9998)),
+    }
+    changes[change]()
+    open_openvino(Bundle.open(bundle_copy)).close()
+    assert len(proofs) == 2
+
+
+def test_goldens_are_held_to_the_limit_of_the_float32_model(bundle_copy: Path) -> None:
+    name = alter_golden(bundle_copy, **_inverted(Bundle.open(bundle_copy)))
+    for _ in range(2):  # what failed is not remembered as passed
+        with pytest.raises(ParityError, match=f"{name} came out with Dice .* by OpenVINO .* the limit is 0.9999"):
+            open_openvino(Bundle.open(bundle_copy))
+
+
+def test_auto_passes_over_it_with_words_where_a_golden_misses(bundle_copy: Path) -> None:
+    alter_golden(bundle_copy, **_inverted(Bundle.open(bundle_copy)))
+    found = choose(Bundle.open(bundle_copy))
+    assert (found.name, found.fell_back) == ("onnxruntime", True)
+    assert "openvino (failed: golden goldens/golden-1.npz came out with Dice" in found.reason
+    with pytest.raises(ParityError, match="openvino failed, and with strict=True"):
+        choose(Bundle.open(bundle_copy), strict=True)
+
+
+def _inverted(bundle: Bundle) -> dict[str, NDArray[Any]]:
+    golden = bundle.goldens()[0]
+    probability = np.float32(1) - golden.probability
+    return {"probability": probability, "mask": (probability >= bundle.manifest.threshold).astype(np.uint8)}
+
+
+def test_without_a_cache_folder_it_opens_and_says_that_goldens_run_each_time(
+    bundle: Bundle, cache: Path, proofs: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.write_text("a file in the folder's place")
+    for _ in range(2):
+        open_openvino(bundle).close()
+    assert len(proofs) == 2
+    assert caplog.text.count("what is known of it here cannot be read, so the goldens run again: cannot make") == 2
+    assert caplog.text.count("it passed the goldens, and that cannot be kept: cannot make") == 2
+
+
+def test_a_verdict_that_others_could_have_written_is_not_trusted(
+    bundle: Bundle, cache: Path, proofs: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    open_openvino(bundle).close()
+    cache.chmod(0o777)
+    open_openvino(bundle).close()
+    assert len(proofs) == 2
+    assert "others may write to" in caplog.text
+
+
+def test_a_model_without_the_tensors_name_is_refused(bundle_copy: Path) -> None:
+    model = onnx.load(bundle_copy / MODEL)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["renamed" if name == "tensor" else name for name in names]
+    put_sealed(bundle_copy, MODEL, model.SerializeToString())
+    with pytest.raises(BackendError, match=r"must name its network's input 'tensor', and holds no such tensor; use o"):
+        OpenVinoCpu(Bundle.open(bundle_copy))
+
+
+def test_a_model_that_is_no_onnx_is_refused_in_one_line(bundle_copy: Path) -> None:
+    put_sealed(bundle_copy, MODEL, b"no model")
+    with pytest.raises(BackendError, match=r"^OpenVINO cannot load .*model.onnx: .*; try another version") as failure:
+        OpenVinoCpu(Bundle.open(bundle_copy))
+    assert "\n" not in str(failure.value)
+
+
+def test_a_model_that_does_not_take_the_cut_is_refused(bundle_copy: Path) -> None:
+    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.5)
+    with pytest.raises(BackendError, match="holds no such tensor"):
+        OpenVinoCpu(Bundle.open(bundle_copy))
+
+
+def test_without_openvino_the_install_command_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for act in (check_openvino, lambda: open_openvino(bundle)):
+        with pytest.raises(MachineError, match=r"openvino is needed .* pip install 'breastseg-deploy\[openvino\]'"):
+            act()
+
+
+def test_a_broken_openvino_is_a_backend_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: str) -> Any:
+        raise ImportError("libopenvino.so:\n cannot open shared object file")
+
+    monkeypatch.setattr(openvino_backend, "require", broken)
+    with pytest.raises(BackendError, match=r"OpenVINO cannot be loaded: libopenvino.so: cannot open .*; install it ag"):
+        check_openvino()
+
+
+def test_openvino_calls_nobody_and_leaves_nothing_in_the_home_folder(demo_bundle: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    program = (
+        "import sys\n"
+        "seen = []\n"
+        "kinds = ('socket.', 'subprocess.', 'os.fork', 'os.exec', 'os.posix_spawn')\n"
+        "sys.addaudithook(lambda event, _: seen.append(event) if event.startswith(kinds) else None)\n"
+        "from breastseg_deploy.backends.openvino import OpenVinoCpu\n"
+        "from breastseg_deploy.bundle import Bundle\n"
+        f"OpenVinoCpu(Bundle.open({str(demo_bundle)!r})).close()\n"
+        "print(seen, [name for name in sys.modules if name.startswith('openvino_telemetry')])\n"
+    )
+    quiet = ("CI", "TF_BUILD", "JENKINS_URL")  # where one of these is set, OpenVINO is silent by itself
+    environment = {name: value for name, value in os.environ.items() if name not in quiet}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**environment, "HOME": str(home)}, capture_output=True, text=True
+    )
+    assert done.stdout == "[] []\n", done.stderr
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("before", [None, "a module"])
+def test_hiding_the_telemetry_lasts_no_longer_than_the_import(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    if before is not None:
+        monkeypatch.setitem(sys.modules, "openvino_telemetry", sys)
+    load_openvino()
+    assert sys.modules.get("openvino_telemetry") is (None if before is None else sys)
+    assert ("openvino_telemetry" in sys.modules) == (before is not None)
+
+
+def test_verify_runs_by_it(demo_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(demo_bundle), "--backend", "openvino"]) == 0
+    told = capsys.readouterr()
+    assert "is verified on this machine" in told.out
+    assert "backend openvino: asked for by name" in told.err
+
+
+def test_goldens_passed_are_told(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "breastseg_deploy"):
+        open_openvino(bundle).close()
+    assert f"{len(bundle.manifest.goldens)} goldens passed on this machine, worst Dice" in caplog.text

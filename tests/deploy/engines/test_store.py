@@ -1,0 +1,358 @@
+"""Where an engine comes from, and what is never loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breastseg_deploy.bundle import ENGINES, NETWORK_FP16, Bundle
+from breastseg_deploy.engines.build import BuiltEngine
+from breastseg_deploy.engines.flavour import FLAVOURS
+from breastseg_deploy.engines.lock import lock_held
+from breastseg_deploy.engines.private import PrivateFolder
+from breastseg_deploy.engines.request import EngineRequest
+from breastseg_deploy.engines.store import Engine, EngineKey, obtain_engine, record_self_test, self_test_passed
+from breastseg_deploy.errors import BackendError, BundleError, MachineError, OutputError
+from breastseg_deploy.manifest import EngineEntry, FileEntry
+
+rtx = pytest.importorskip(
+    "tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'breastseg-deploy[tensorrt-rtx]'"
+)
+
+REQUEST = EngineRequest(FLAVOURS["tensorrt-rtx"], "8.6")
+ONE_OF_TWO = Path(__file__).with_name("one_of_two.py")
+
+
+class Builder:
+    """Stands for `build_engine` where the subject is the cache; counts its calls."""
+
+    def __init__(self, plan: bytes = b"a plan", timings: bytes | None = None) -> None:
+        self.plan, self.timings = plan, timings
+        self.given: list[tuple[Any, ...]] = []
+
+    def __call__(self, *given: Any) -> BuiltEngine:
+        self.given.append(given)
+        return BuiltEngine(self.plan, {"CONVOLUTION": {"HALF": 1}}, 0.5, self.timings)
+
+
+def never(*_: Any) -> BuiltEngine:
+    raise AssertionError("nothing was to be built")
+
+
+def ship(bundle: Bundle, plan: bytes, **change: str) -> Bundle:
+    """The bundle with an engine in it, tied to what the request asks for unless told otherwise."""
+    key = replace(EngineKey.of_request(bundle.manifest.files[NETWORK_FP16].sha256, REQUEST), **change)
+    entry = EngineEntry(
+        **{field.name: getattr(key, field.name) for field in fields(key)},
+        file=key.bundle_file,
+        layer_types={},
+        build_seconds=1.0,
+        verified=False,
+        verification="not run on a GPU",
+    )
+    (bundle.path / ENGINES).mkdir(exist_ok=True)
+    (bundle.path / entry.file).write_bytes(plan)
+    file = FileEntry(bytes=len(plan), sha256=hashlib.sha256(plan).hexdigest())
+    files = {**bundle.manifest.files, entry.file: file}
+    manifest = bundle.manifest.model_copy(update={"engines": (*bundle.manifest.engines, entry), "files": files})
+    return Bundle(bundle.path, manifest)
+
+
+def plan_file(cache: Path) -> Path:
+    (found,) = cache.glob("*.plan")
+    return found
+
+
+def refusal(call: Callable[[], object], kind: type[Exception]) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_engine_is_built_once_and_then_comes_from_the_cache(bundle: Bundle) -> None:
+    builder = Builder()
+    first = obtain_engine(bundle, REQUEST, build=builder)
+    again = obtain_engine(bundle, REQUEST, build=never)
+    assert (first.origin, again.origin) == ("built", "cache")
+    assert first.plan == again.plan == b"a plan"
+    assert first.sha256 == again.sha256 == hashlib.sha256(b"a plan").hexdigest()
+    assert len(builder.given) == 1
+
+
+def test_a_real_engine_goes_through_the_cache_whole(bundle: Bundle) -> None:
+    told: list[str] = []
+    built = obtain_engine(bundle, REQUEST, told.append)
+    assert any("2 convolutions, 1 FLOAT, 1 HALF" in words for words in told)
+    assert obtain_engine(bundle, REQUEST, build=never).plan == built.plan
+
+
+def test_the_builder_gets_the_bundles_network_and_its_islands(bundle: Bundle) -> None:
+    builder = Builder()
+    obtain_engine(bundle, REQUEST, build=builder)
+    network, request, islands, _, timings = builder.given[0]
+    assert network == (bundle.path / NETWORK_FP16).read_bytes()
+    assert (request, islands, timings) == (REQUEST, ("stem",), None)
+
+
+def test_timings_of_a_build_help_the_next(bundle: Bundle) -> None:
+    obtain_engine(bundle, REQUEST, build=Builder(timings=b"timings"))
+    later = Builder()
+    obtain_engine(bundle, replace(REQUEST, max_batch=4), build=later)
+    assert later.given[0][-1] == b"timings"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network_sha256": "0" * 64},
+        {"flavour": "tensorrt"},
+        {"version": "1.0"},
+        {"compute_capability": "8.9"},
+        {"precision": "bf16"},
+        {"min_batch": 2},
+        {"opt_batch": 2},
+        {"max_batch": 4},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_an_engine_is_tied_to_makes_it_another(change: dict[str, Any]) -> None:
+    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7", "8.6", "fp16", 1, 1, 8)
+    assert {field.name for field in fields(key)} >= set(change)
+    assert replace(key, **change).digest != key.digest
+
+
+def test_an_engine_of_the_bundle_is_named_by_what_it_is_tied_to() -> None:
+    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7.1.116", "8.6", "fp16", 1, 1, 8)
+    assert key.bundle_file == "engines/tensorrt-rtx-1.7.1.116-sm86-fp16-b1-8.plan"
+
+
+# of the bundle
+
+
+def test_the_bundles_own_engine_is_taken_where_it_fits(bundle: Bundle, cache: Path) -> None:
+    engine = obtain_engine(ship(bundle, b"shipped"), REQUEST, build=never)
+    assert (engine.origin, engine.plan) == ("bundle", b"shipped")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": "1.6.0"}, "tensorrt-rtx 1.6.0, compute capability 8.6"),
+        ({"compute_capability": "8.9"}, "compute capability 8.9, fp16"),
+        ({"network_sha256": "0" * 64}, "the bundle holds engines for"),
+    ],
+    ids=["another TensorRT", "another GPU", "another network"],
+)
+def test_a_stale_or_foreign_engine_is_named_and_one_is_built(
+    bundle: Bundle, change: dict[str, str], words: str
+) -> None:
+    told: list[str] = []
+    engine = obtain_engine(ship(bundle, b"shipped", **change), REQUEST, told.append, Builder())
+    assert (engine.origin, engine.plan) == ("built", b"a plan")
+    assert words in told[0]
+    assert f"this machine needs one for: tensorrt-rtx {rtx.__version__}, compute capability 8.6" in told[0]
+
+
+def test_an_altered_engine_of_the_bundle_is_refused(bundle: Bundle) -> None:
+    shipped = ship(bundle, b"shipped")
+    (bundle.path / shipped.manifest.engines[0].file).write_bytes(b"altered")
+    said = refusal(lambda: obtain_engine(shipped, REQUEST, build=never), BundleError)
+    assert "was altered: its SHA-256 is not the one in the manifest" in said
+
+
+def test_a_bundle_without_the_float16_network_is_refused(bundle: Bundle) -> None:
+    manifest = bundle.manifest.model_copy(update={"files": {}, "half": None, "precision": "fp32"})
+    said = refusal(lambda: obtain_engine(Bundle(bundle.path, manifest), REQUEST, build=never), BundleError)
+    assert said.endswith(f"holds no {NETWORK_FP16}, and engines are made of it; export it again with --precision fp16")
+
+
+# of the cache
+
+
+def test_an_altered_plan_is_refused(bundle: Bundle, cache: Path) -> None:
+    obtain_engine(bundle, REQUEST, build=Builder())
+    plan_file(cache).write_bytes(b"A plan")
+    said = refusal(lambda: obtain_engine(bundle, REQUEST, build=never), BackendError)
+    assert said.startswith(f"the engine {plan_file(cache)} was altered: its SHA-256 is not the one it was built with")
+
+
+def test_a_truncated_engine_is_rebuilt_and_reported(bundle: Bundle, cache: Path) -> None:
+    obtain_engine(bundle, REQUEST, build=Builder())
+    os.truncate(plan_file(cache), 3)
+    told: list[str] = []
+    engine = obtain_engine(bundle, REQUEST, told.append, Builder(b"another plan"))
+    assert (engine.origin, engine.plan) == ("built", b"another plan")
+    assert told[0].endswith("has 3 of 6 bytes; it is built again")
+    assert plan_file(cache).read_bytes() == b"another plan"  # and the truncated one is gone
+
+
+def test_a_missing_plan_is_rebuilt_and_reported(bundle: Bundle, cache: Path) -> None:
+    obtain_engine(bundle, REQUEST, build=Builder())
+    plan_file(cache).unlink()
+    told: list[str] = []
+    assert obtain_engine(bundle, REQUEST, told.append, Builder()).origin == "built"
+    assert told[0].endswith("is missing; it is built again")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no json", '{"sha256": "../../etc/passwd"}'])
+def test_a_record_that_is_none_is_rebuilt_and_reported(bundle: Bundle, cache: Path, content: str) -> None:
+    obtain_engine(bundle, REQUEST, build=Builder())
+    (record,) = cache.glob("*.json")
+    record.write_text(content)
+    told: list[str] = []
+    assert obtain_engine(bundle, REQUEST, told.append, Builder()).origin == "built"
+    assert "is no record of an engine for" in told[0]
+
+
+def test_a_record_of_another_engine_is_not_believed(bundle: Bundle, cache: Path) -> None:
+    obtain_engine(bundle, REQUEST, build=Builder())
+    (record,) = cache.glob("*.json")
+    raw = json.loads(record.read_text())
+    raw["key"]["compute_capability"] = "8.9"
+    record.write_text(json.dumps(raw))
+    assert obtain_engine(bundle, REQUEST, build=Builder()).origin == "built"
+
+
+def test_a_record_cannot_name_a_file_elsewhere(bundle: Bundle, cache: Path, tmp_path: Path) -> None:
+    obtain_engine(bundle, REQUEST, build=Builder())
+    (tmp_path / "elsewhere.plan").write_bytes(b"a plan")
+    (record,) = cache.glob("*.json")
+    raw = json.loads(record.read_text())
+    record.write_text(json.dumps({**raw, "sha256": "../elsewhere"}))
+    assert obtain_engine(bundle, REQUEST, build=Builder(b"built")).plan == b"built"
+
+
+@pytest.mark.parametrize("name", ["*.plan", "*.json"])
+def test_a_file_that_others_may_write_to_is_refused(bundle: Bundle, cache: Path, name: str) -> None:
+    obtain_engine(bundle, REQUEST, build=Builder())
+    (file,) = cache.glob(name)
+    file.chmod(0o666)
+    said = refusal(lambda: obtain_engine(bundle, REQUEST, build=never), MachineError)
+    assert f"others may write to {file} (mode 0666), so no engine in it is trusted" in said
+
+
+def test_a_cache_that_others_may_write_to_is_refused_before_anything_is_built(bundle: Bundle, cache: Path) -> None:
+    cache.mkdir()
+    cache.chmod(0o777)
+    assert "others may write to" in refusal(lambda: obtain_engine(bundle, REQUEST, build=never), MachineError)
+
+
+def test_a_failed_build_leaves_no_record_and_the_next_one_builds(bundle: Bundle, cache: Path) -> None:
+    def fails(*_: Any) -> BuiltEngine:
+        raise BackendError("no")
+
+    assert refusal(lambda: obtain_engine(bundle, REQUEST, build=fails), BackendError) == "no"
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+    assert obtain_engine(bundle, REQUEST, build=Builder()).origin == "built"
+
+
+def test_a_cache_without_room_leaves_no_record(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    def full(_: PrivateFolder, name: str, content: bytes) -> None:
+        raise OutputError(f"cannot write {name}: no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PrivateFolder, "write", full)
+        refusal(lambda: obtain_engine(bundle, REQUEST, build=Builder()), OutputError)
+    assert not list(cache.glob("*.json"))
+
+
+# two at once
+
+
+def test_two_processes_that_build_at_once_make_one_engine(bundle: Bundle, tmp_path: Path) -> None:
+    builds, start = tmp_path / "builds", tmp_path / "start"
+    command = [sys.executable, str(ONE_OF_TWO), str(bundle.path), str(builds), str(start)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    start.touch()
+    told = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert builds.read_text() == "built\n"
+    origins, hashes = zip(*(out.split() for out, _ in told), strict=True)
+    assert sorted(origins) == ["built", "cache"]
+    assert len(set(hashes)) == 1
+    waited = told[origins.index("cache")][1]
+    assert "another process builds this engine already; waiting for it" in waited
+
+
+def test_a_lock_is_free_again_when_its_holder_was_killed(tmp_path: Path) -> None:
+    place = tmp_path / "lock"
+    hold = (
+        "import sys, time; from pathlib import Path; from breastseg_deploy.engines.lock import lock_held\n"
+        "with lock_held(Path(sys.argv[1]), lambda: None): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(place)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    waited: list[str] = []
+
+    def kill_it() -> None:
+        waited.append("told")
+        holder.kill()
+        holder.communicate()
+
+    with lock_held(place, kill_it):
+        pass
+    assert waited == ["told"]
+
+
+def test_a_place_without_locks_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"cannot lock .*; name another folder in BREASTSEG_CACHE"),
+        lock_held(tmp_path / "missing" / "lock", lambda: None),
+    ):
+        pass
+
+
+# self-tests
+
+
+def engine(plan: bytes = b"a plan") -> Engine:
+    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7", "8.6", "fp16", 1, 1, 8)
+    return Engine(plan, key, hashlib.sha256(plan).hexdigest(), "built")
+
+
+def test_no_engine_has_passed_before_it_was_tested() -> None:
+    assert not self_test_passed(engine())
+
+
+def test_a_verdict_holds_for_exactly_this_plan_and_device() -> None:
+    record_self_test(engine(), {"worst_dice": 0.999}, "GPU A, driver 580")
+    assert self_test_passed(engine(), "GPU A, driver 580")
+    assert not self_test_passed(engine(), "GPU A, driver 590")
+    assert not self_test_passed(engine())
+    assert not self_test_passed(engine(b"another plan"), "GPU A, driver 580")
+
+
+def test_a_verdict_of_another_version_of_the_toolkit_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    record_self_test(engine(), {})
+    monkeypatch.setattr("breastseg_deploy.engines.store.__version__", "99")
+    assert not self_test_passed(engine())
+
+
+def test_a_verdict_keeps_its_figures(cache: Path) -> None:
+    record_self_test(engine(), {"worst_dice": 0.5}, "GPU A")
+    (verdict,) = cache.glob("self-test-*.json")
+    raw = json.loads(verdict.read_text())
+    assert (raw["figures"], raw["device"], raw["sha256"]) == ({"worst_dice": 0.5}, "GPU A", engine().sha256)
+
+
+def test_a_verdict_that_others_could_have_written_is_refused(cache: Path) -> None:
+    record_self_test(engine(), {})
+    (verdict,) = cache.glob("self-test-*.json")
+    verdict.chmod(0o666)
+    assert "others may write to" in refusal(lambda: self_test_passed(engine()), MachineError)

@@ -1,0 +1,265 @@
+"""An engine as the pipeline uses it, over a stand-in that is as particular as TensorRT; its names are held to the real
+bindings in `engines/test_bindings.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from host_network import FRAMES, SIDE, AllPassed, at_address, light_logits, light_probability
+
+from breastseg_deploy import BackendError
+from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.engines.flavour import FLAVOURS, FlavourName
+from breastseg_deploy.gpu import tensorrt as tensorrt_network
+from breastseg_deploy.gpu.pipeline import GpuPipeline
+from breastseg_deploy.gpu.tensorrt import TensorRtNetwork
+
+PLAN = b"a plan"
+
+
+class StandIn:
+    """A TensorRT module whose engines add two channels; `faults` names what goes wrong."""
+
+    __version__ = "10.16.1.11"
+    TensorIOMode = SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT")
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="USER_MANAGED")
+    CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="WHOLE_GRAPH_CAPTURE")
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="EAGER")
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR, VERBOSE = (SimpleNamespace(name=name) for name in ("INTERNAL_ERROR", "ERROR", "VERBOSE"))
+
+        def log(self, severity: Any, msg: str) -> None: ...
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+        self.contexts: list[Context] = []
+        self.logger: Any = None
+
+    def Runtime(self, logger: Any) -> Runtime:  # noqa: N802 - TensorRT's name
+        self.logger = logger
+        return Runtime(self)
+
+    def complain(self, what: str) -> None:
+        self.logger.log(self.ILogger.ERROR, f"Error Code 1: {what}\n(in the stand-in)")
+
+
+class Runtime:
+    def __init__(self, trt: StandIn) -> None:
+        self._trt = trt
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+        if plan != PLAN:
+            self._trt.complain("the plan was made by another version")
+            return None
+        return Engine(self._trt)
+
+
+class Engine:
+    def __init__(self, trt: StandIn) -> None:
+        self._trt = trt
+        self._tensors = {"tensor": "INPUT", "logits": "OUTPUT"}
+        if "two outputs" in trt.faults:
+            self._tensors["more"] = "OUTPUT"
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return self._tensors[name]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name="HALF" if "half logits" in self._trt.faults and name == "logits" else "FLOAT")
+
+    def create_runtime_config(self) -> Config:
+        return Config()
+
+    def create_execution_context(self, runtime_config: Config) -> Context | None:
+        if "no memory" in self._trt.faults:
+            self._trt.complain("out of memory")
+            return None
+        self._trt.contexts.append(Context(self._trt, runtime_config))
+        return self._trt.contexts[-1]
+
+
+class Config:
+    allocation: str | None = None
+    cuda_graph_strategy: str | None = None
+    dynamic_shapes_kernel_specialization_strategy: str | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.allocation = strategy
+
+
+class Context:
+    """Insists on the order of calls that TensorRT documents."""
+
+    def __init__(self, trt: StandIn, config: Config) -> None:
+        self.config = config
+        self.shape: tuple[int, ...] | None = None
+        self.scratch: tuple[int, int] | None = None
+        self.addresses: dict[str, int] = {}
+        self.streams: list[int] = []
+        self._trt = trt
+
+    def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
+        assert self.shape is None, "a graph may have been captured from this context"
+        if name != "tensor" or "no batches" in self._trt.faults:
+            self._trt.complain(f"{shape} is not in the profile")
+            return False
+        self.shape = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name: str) -> Sequence[int]:
+        assert self.shape is not None
+        return (self.shape[0], 2 if "two channels" in self._trt.faults else 1, *self.shape[2:])
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        assert self.shape is not None, "asked before the shape is known"
+        return 0 if "no scratch" in self._trt.faults else 1000 * self.shape[0]
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory
+        self.scratch = memory, size
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        assert self.shape is not None
+        assert self.scratch is not None, "no memory to compute in"
+        self.streams.append(stream_handle)
+        if "fails" in self._trt.faults:
+            self._trt.complain("illegal memory access")
+            return False
+        tensor = at_address(self.addresses["tensor"], self.shape)
+        at_address(self.addresses["logits"], (self.shape[0], 1, *self.shape[2:]))[...] = light_logits(tensor)
+        return True
+
+
+@pytest.fixture
+def stream(cupy_on_cpu: ModuleType) -> Any:
+    return cupy_on_cpu.cuda.Stream(non_blocking=True)
+
+
+def opened(
+    monkeypatch: pytest.MonkeyPatch, trt: StandIn, stream: Any, name: FlavourName = "tensorrt", plan: bytes = PLAN
+) -> TensorRtNetwork:
+    monkeypatch.setattr(tensorrt_network, "load", lambda flavour: trt)
+    return TensorRtNetwork(FLAVOURS[name], plan, (SIDE, SIDE), stream)
+
+
+def bind(network: TensorRtNetwork, batch: int = 1) -> Any:
+    tensor, logits = np.zeros((batch, 4, SIDE, SIDE), np.float32), np.zeros((batch, 1, SIDE, SIDE), np.float32)
+    bound = network.bind(tensor.ctypes.data, logits.ctypes.data, batch)
+    return SimpleNamespace(enqueue=bound.enqueue, memory=(tensor, logits))
+
+
+@pytest.mark.parametrize("faults", [(), ("no scratch",)], ids=["scratch", "no scratch"])
+def test_pipeline_around_an_engine_gives_what_the_engine_computes(
+    monkeypatch: pytest.MonkeyPatch, quick_edge: None, bundle: Bundle, faults: Sequence[str]
+) -> None:
+    trt = StandIn(*faults)
+    pipeline = GpuPipeline(bundle, lambda stream: opened(monkeypatch, trt, stream, "tensorrt-rtx"), AllPassed())
+    for count in (1, 3, 1):
+        found = pipeline.infer(FRAMES[:count]).probability
+        np.testing.assert_allclose(found, light_probability(FRAMES[:count], bundle), atol=1e-6)
+
+
+def test_each_batch_size_has_a_context_and_scratch_memory_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, stream: Any
+) -> None:
+    trt = StandIn()
+    network = opened(monkeypatch, trt, stream)
+    kept = [bind(network, batch) for batch in (1, 8)]
+    assert len(kept) == 2
+    assert [context.shape for context in trt.contexts] == [(1, 4, SIDE, SIDE), (8, 4, SIDE, SIDE)]
+    sizes = [context.scratch[1] for context in trt.contexts if context.scratch]
+    assert sizes == [1000, 8000]
+    assert len({context.scratch[0] for context in trt.contexts if context.scratch}) == 2
+
+
+def test_every_run_is_put_on_the_pipelines_stream(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
+    trt = StandIn()
+    bound = bind(opened(monkeypatch, trt, stream))
+    bound.enqueue()
+    bound.enqueue()
+    assert trt.contexts[0].streams == [stream.ptr] * 2
+
+
+def test_tensorrt_may_be_captured_by_us_and_rtx_captures_itself(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
+    trt = StandIn()
+    ours, rtx = opened(monkeypatch, trt, stream), opened(monkeypatch, trt, stream, "tensorrt-rtx")
+    assert (ours.capturable, rtx.capturable) == (True, False)
+    bind(ours)
+    bind(rtx)
+    configs = [context.config for context in trt.contexts]
+    assert [config.allocation for config in configs] == ["USER_MANAGED"] * 2
+    assert [config.cuda_graph_strategy for config in configs] == [None, "WHOLE_GRAPH_CAPTURE"]
+
+
+def test_rtx_never_exchanges_the_kernels_of_a_shape_that_was_proved(
+    monkeypatch: pytest.MonkeyPatch, stream: Any
+) -> None:
+    trt = StandIn()
+    bind(opened(monkeypatch, trt, stream, "tensorrt-rtx"))
+    assert trt.contexts[0].config.dynamic_shapes_kernel_specialization_strategy == "EAGER"
+
+
+def test_a_plan_that_cannot_be_loaded_is_refused_with_tensorrts_reason(
+    monkeypatch: pytest.MonkeyPatch, stream: Any
+) -> None:
+    with pytest.raises(BackendError) as failure:
+        opened(monkeypatch, StandIn(), stream, plan=b"another plan")
+    assert str(failure.value) == (
+        "TensorRT 10.16.1.11 cannot load this engine on this GPU: Error Code 1: the plan was made by another version "
+        "(in the stand-in); run `breastseg doctor`, then empty the engine cache or export the bundle again"
+    )
+
+
+def test_the_real_tensorrt_rtx_refuses_what_is_no_plan_in_its_own_words(stream: Any) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    with pytest.raises(BackendError, match=r"^TensorRT-RTX 1\.[\d.]+ cannot load this engine on this GPU: .*Error"):
+        TensorRtNetwork(FLAVOURS["tensorrt-rtx"], b"no plan", (SIDE, SIDE), stream)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("two outputs", "must have one input and one output"), ("half logits", "both FLOAT, got .*'logits': 'HALF'")],
+)
+def test_an_engine_of_another_network_is_refused(
+    monkeypatch: pytest.MonkeyPatch, stream: Any, fault: str, words: str
+) -> None:
+    with pytest.raises(BackendError, match=words):
+        opened(monkeypatch, StandIn(fault), stream)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("no memory", r"cannot make room to run its engine: Error Code 1: out of memory"),
+        ("no batches", r"the engine cannot take 3 frames of \(128, 128\): Error Code 1: .* is not in the profile"),
+        ("two channels", r"\(N, 1, H, W\) = \(3, 1, 128, 128\), got \(3, 2, 128, 128\); no mask is returned"),
+    ],
+)
+def test_a_batch_size_that_the_engine_cannot_take_is_refused(
+    monkeypatch: pytest.MonkeyPatch, stream: Any, fault: str, words: str
+) -> None:
+    network = opened(monkeypatch, StandIn(fault), stream)
+    with pytest.raises(BackendError, match=words):
+        bind(network, 3)
+
+
+def test_a_run_that_fails_is_an_error_with_tensorrts_reason(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
+    bound = bind(opened(monkeypatch, StandIn("fails"), stream))
+    with pytest.raises(BackendError, match=r"failed: Error Code 1: illegal memory access .*; no mask is returned"):
+        bound.enqueue()

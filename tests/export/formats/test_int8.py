@@ -1,0 +1,329 @@
+"""INT8: what is quantised, what it may cost, and that nobody gets it unasked."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from breastseg_deploy import BackendError, BundleError, FrameError, MachineError, ParityError, Segmenter
+from breastseg_deploy import selftest as goldens
+from breastseg_deploy.backends.select import choose
+from breastseg_deploy.bundle import INT8_NETWORK, INT8_WEIGHTS, MANIFEST, MODEL, Bundle, file_entry
+from breastseg_deploy.cli.main import main
+from breastseg_deploy.errors import ContractError
+from breastseg_deploy.io.images import png_bytes
+from breastseg_deploy.manifest import Int8Precision
+from breastseg_deploy.metrics import dice
+from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.preprocess.gabor import GaborParameters
+from breastseg_deploy.storage import make_folder
+from breastseg_export.exporter import export_bundle
+from breastseg_export.formats import int8
+from breastseg_export.formats.int8 import check_int8_frames, quantised_network
+from breastseg_export.graph import export_network
+from breastseg_export.samples import Sample, Samples
+from breastseg_export.settings import ExportSettings
+from breastseg_train.network.checkpoint import load_checkpoint
+
+SIDE = 128
+SIZE = (SIDE, SIDE)
+
+
+def write_phantoms(folder: Path, first: int, count: int, masks: bool = False) -> Path:
+    for part in ("images", "masks") if masks else ("images",):
+        make_folder(folder / part)
+    for number in range(first, first + count):
+        phantom = phantom_frame(number, SIZE)
+        (folder / "images" / f"{number}.png").write_bytes(png_bytes(phantom.frame))
+        if masks:
+            (folder / "masks" / f"{number}.png").write_bytes(png_bytes(255 * phantom.mask))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The demo checkpoint in INT8, calibrated on phantoms that parity does not see; and what the command printed."""
+    place = tmp_path_factory.mktemp("int8")
+    frames = write_phantoms(place / "frames", 0, 24, masks=True)
+    calibration = write_phantoms(place / "calibration", 100, 32)
+    command = ["export", "demo", "--output", place / "bundle", "--precision", "int8", "--calibrate", calibration]
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert main([str(word) for word in [*command, "--frames", frames, "--size", SIDE, "--json"]]) == 0
+    return place / "bundle", json.loads(said.getvalue())
+
+
+@pytest.fixture
+def exported(made: tuple[Path, dict[str, Any]]) -> Path:
+    return made[0]
+
+
+@pytest.fixture
+def altered(exported: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BREASTSEG_CACHE", str(tmp_path / "cache"))
+
+
+def edit_manifest(bundle: Path, edit: Callable[[Any], object]) -> None:
+    raw = json.loads((bundle / MANIFEST).read_text())
+    edit(raw)
+    (bundle / MANIFEST).write_text(json.dumps(raw))
+
+
+def eight_bits(bundle: Path) -> Int8Precision:
+    found = Bundle.open(bundle).manifest.int8
+    assert found is not None
+    return found
+
+
+def test_the_decoders_3_by_3_convolutions_but_one_block_are_quantised_and_nothing_else(exported: Path) -> None:
+    found = eight_bits(exported)
+    assert len(found.quantised) == 20
+    assert all(".decoder." in name and (".conv1.0." in name or ".conv2.0." in name) for name in found.quantised)
+    assert not any(".x_3_3." in name for name in found.quantised)
+    graph = onnx.load(exported / MODEL).graph
+    weights = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    ours = {*found.quantised, *found.float32}
+    assert weights - ours == {"preprocessing/edge.bank", "preprocessing/edge.weights"}
+    assert ours < weights
+    assert "SmoothQuant" in found.method
+    assert found.calibration == "32 frames from files, 0 with ground truth"
+
+
+def test_the_manifest_says_int8_and_the_command_prints_it_alone(made: tuple[Path, dict[str, Any]]) -> None:
+    bundle, said = made
+    manifest = Bundle.open(bundle).manifest
+    assert (manifest.precision, manifest.schema_version, manifest.half) == ("int8", 2, None)
+    assert said["manifest"] == json.loads((bundle / MANIFEST).read_text())
+
+
+def test_its_parity_has_limits_of_its_own_and_float32_is_held_to_its(exported: Path) -> None:
+    parity = {one.artefact: one for one in Bundle.open(exported).manifest.parity}
+    assert parity[INT8_NETWORK].limits.dice_change == 0.002
+    assert (parity[INT8_NETWORK].limits.worst_dice, parity[MODEL].limits.worst_dice) == (0.97, 0.9999)
+    assert parity[INT8_NETWORK].dice_change_with_cells is not None
+    assert abs(parity[INT8_NETWORK].dice_change_with_cells) <= 0.002
+    report = (exported / "report.html").read_text()
+    assert "20 convolutions" in report
+    assert "32 frames from files" in report
+
+
+def test_inspect_says_how_it_was_quantised(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(exported)]) == 0
+    shown = capsys.readouterr().out
+    assert "20 convolutions in 8 bits" in shown
+    assert "32 frames from files, 0 with ground truth" in shown
+
+
+def test_by_name_it_serves_masks_near_those_of_float32(exported: Path) -> None:
+    with Segmenter.open(exported, "openvino-int8") as eight, Segmenter.open(exported, "openvino") as full:
+        assert (eight.artefact, eight.backend) == (INT8_NETWORK, "openvino-int8")
+        came_out = [result.dice for result in eight.self_test()]
+        frames = np.stack([phantom_frame(number, SIZE).frame for number in range(40, 46)])
+        ours, theirs = eight(frames), full(frames)
+    assert came_out == pytest.approx(eight_bits(exported).golden_dice, abs=1e-6)
+    for mask, other in zip(ours.mask, theirs.mask, strict=True):
+        assert dice(mask, other) >= 0.97
+    assert np.abs(ours.probability - theirs.probability).max() > 1e-3  # it is another network
+
+
+def test_a_golden_that_came_out_better_at_the_export_does_not_pass(
+    altered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each lies over the limit of 0.97; another processor's sums must not cost what nobody measured."""
+    Segmenter.open(altered, "openvino-int8").close()  # a verdict is kept
+    assert 0.97 < min(eight_bits(altered).golden_dice) < 1
+    monkeypatch.setattr(goldens, "INT8_SLACK", -0.0001)
+    with pytest.raises(ParityError, match=r"golden-\d\.npz came out with Dice .* by OpenVINO .* take another backend"):
+        Segmenter.open(altered, "openvino-int8")
+
+
+def test_a_golden_a_little_under_its_figure_at_the_export_passes(altered: Path) -> None:
+    better = [min(1.0, figure + 0.004) for figure in eight_bits(altered).golden_dice]
+    assert better != list(eight_bits(altered).golden_dice)
+    edit_manifest(altered, lambda raw: raw["int8"].update(golden_dice=better))
+    Segmenter.open(altered, "openvino-int8").close()
+
+
+def test_auto_never_takes_it(exported: Path) -> None:
+    found = choose(Bundle.open(exported))
+    found.backend.close()
+    assert found.name in ("openvino", "onnxruntime")
+    assert "openvino-int8" not in found.reason
+
+
+def test_it_serves_no_gate(gated_bundle: Path) -> None:
+    with pytest.raises(BackendError, match="openvino-int8 serves no empty-frame gate"):
+        Segmenter.open(gated_bundle, "openvino-int8", gate=True)
+
+
+def test_a_bundle_without_it_says_so(gated_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"holds no int8/network\.xml: it was exported with --precision fp32"):
+        Segmenter.open(gated_bundle, "openvino-int8")
+
+
+def test_other_weights_do_not_pass_the_goldens(altered: Path) -> None:
+    Segmenter.open(altered, "openvino-int8").close()  # a verdict is kept
+    weights = np.frombuffer((altered / INT8_WEIGHTS).read_bytes(), np.uint8).copy()
+    weights[::4] ^= 0x15
+    (altered / INT8_WEIGHTS).write_bytes(weights.tobytes())
+    entry = file_entry(altered / INT8_WEIGHTS).model_dump()
+    edit_manifest(altered, lambda raw: raw["files"].update({INT8_WEIGHTS: entry}))
+    with pytest.raises((ParityError, BackendError)):
+        Segmenter.open(altered, "openvino-int8")
+
+
+def test_manifest_and_files_agree_on_it(altered: Path) -> None:
+    kept = (altered / MANIFEST).read_text()
+    for change, words in (
+        (lambda raw: raw["files"].pop(INT8_WEIGHTS), f"names no {INT8_WEIGHTS}"),
+        (lambda raw: raw.pop("int8"), "precision and int8 must agree"),
+        (lambda raw: raw.update(precision="fp32"), "precision and int8 must agree"),
+        (lambda raw: raw["int8"].update(golden_dice=[1.0]), "how each golden came out"),
+        (lambda raw: raw["int8"].update(golden_dice=[1.0, 1.0, -5]), "greater than or equal to 0"),
+        (lambda raw: raw["int8"].update(quantised=[]), "at least 1 item"),
+    ):
+        edit_manifest(altered, change)
+        with pytest.raises(BundleError, match=words):
+            Bundle.open(altered)
+        (altered / MANIFEST).write_text(kept)
+
+
+def test_verify_compares_it_with_float32_on_the_users_frames(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = write_phantoms(tmp_path / "frames", 40, 3, masks=True)
+    assert main(["verify", str(exported), "--backend", "openvino-int8", "--frames", str(frames), "--json"]) == 0
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)["frames"]
+    assert said["against"] == "model.onnx in ONNX Runtime on the CPU"
+    assert 0.97 <= said["agreement_worst_dice"] <= 1
+    phantoms = [phantom_frame(number, SIZE) for number in range(40, 43)]
+    with Segmenter.open(exported, "openvino-int8") as eight, Segmenter.open(exported, "onnxruntime") as full:
+        ours, theirs = ([dice(way(one.frame).mask, one.mask) for one in phantoms] for way in (eight, full))
+    assert said["truth_dice_change_all"] == pytest.approx(np.mean(ours) - np.mean(theirs))
+    assert said["change_judged"] is False
+    assert "that change was not held to its limit: it takes at least 8 frames" in printed.err
+
+
+def test_int8_and_frames_to_calibrate_on_belong_together(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="got --precision int8 and no --calibrate"):
+        export_bundle(ExportSettings("demo", tmp_path / "b", "int8"))
+    with pytest.raises(ContractError, match="got --precision fp32 and --calibrate"):
+        export_bundle(ExportSettings("demo", tmp_path / "b", "fp32", calibrate=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_costs_is_measured_on_frames_with_masks_that_hold_cells(tmp_path: Path) -> None:
+    calibration = Samples(write_phantoms(tmp_path / "calibration", 100, 32), SIZE)
+    with pytest.raises(ContractError, match="at least 8 frames whose masks hold cells, got phantoms"):
+        check_int8_frames(calibration, Samples(None, SIZE))
+    without_masks = Samples(write_phantoms(tmp_path / "without", 0, 24), SIZE)
+    with pytest.raises(ContractError, match="whose masks hold cells, got 0"):
+        check_int8_frames(calibration, without_masks)
+    measured = write_phantoms(tmp_path / "with", 0, 24, masks=True)
+    check_int8_frames(calibration, Samples(measured, SIZE))
+    for part in ("images", "masks"):
+        (measured / part / "copy.png").write_bytes((measured / part / "0.png").read_bytes())
+    with pytest.raises(ContractError, match="copy of --frames and 0 of --frames are the same frame"):
+        check_int8_frames(calibration, Samples(measured, SIZE))
+
+
+def test_frames_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
+    measured = Samples(write_phantoms(tmp_path / "measured", 0, 24, masks=True), SIZE)
+
+    def refused(folder: Path, words: str, error: type[Exception] = ContractError) -> None:
+        with pytest.raises(error, match=words):
+            check_int8_frames(Samples(folder, SIZE), measured)
+
+    refused(write_phantoms(tmp_path / "few", 100, 31), "at least 32 frames, got 31")
+    refused(write_phantoms(tmp_path / "same", 20, 32), "20 of --calibrate and 20 of --frames are the same frame")
+    twice = write_phantoms(tmp_path / "twice", 100, 32)
+    (twice / "images" / "copy.png").write_bytes((twice / "images" / "100.png").read_bytes())
+    refused(twice, "copy of --calibrate and 100 of --calibrate are the same frame")
+    (twice / "images" / "copy.png").write_bytes(png_bytes(255 * phantom_frame(0, SIZE).mask))
+    refused(twice, "copy of --calibrate holds no more than 2 values, as a mask does")
+    damaged = write_phantoms(tmp_path / "damaged", 100, 32)
+    (damaged / "images" / "100.png").write_bytes(b"no picture")
+    refused(damaged, r"100\.png", FrameError)
+
+
+class Gone(Samples):
+    """Frames that disappear once they were checked."""
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        raise FrameError(f"frame {index} is gone")
+
+
+@pytest.fixture(scope="module")
+def network() -> onnx.ModelProto:
+    return export_network(load_checkpoint("demo").model, SIZE)
+
+
+def quantised(network: onnx.ModelProto, calibration: Samples) -> int8.QuantisedNetwork:
+    return quantised_network(network, GaborParameters(), SIZE, calibration)
+
+
+def test_a_frame_that_disappears_is_not_put_down_to_nncf(network: onnx.ModelProto, tmp_path: Path) -> None:
+    with pytest.raises(FrameError, match="frame 0 is gone"):
+        quantised(network, Gone(write_phantoms(tmp_path / "frames", 0, 8), SIZE))
+
+
+def test_a_failure_of_nncf_is_named_as_one(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
+    def failing(*_: object, **__: object) -> Any:
+        raise RuntimeError("no\nluck")
+
+    monkeypatch.setattr("nncf.quantize", failing)
+    with pytest.raises(BackendError, match=r"NNCF 3\S* failed: no luck; export fp32"):
+        quantised(network, Samples(None, SIZE))
+
+
+def test_what_nncf_leaves_out_is_found(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
+    monkeypatch.setattr(int8, "_by_nncf", lambda nncf, model, *_: model)
+    with pytest.raises(BackendError, match="must quantise 20 convolutions of the decoder and did 0 of them"):
+        quantised(network, Samples(None, SIZE))
+
+
+def test_what_nncf_does_too_much_is_found(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
+    by_nncf = int8._by_nncf
+    monkeypatch.setattr(int8, "_by_nncf", lambda nncf, model, kept, *rest: by_nncf(nncf, model, kept[1:], *rest))
+    with pytest.raises(
+        BackendError, match="must quantise 20 convolutions of the decoder and did 20 of them and 1 more"
+    ):
+        quantised(network, Samples(None, SIZE))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [("_SMOOTHING", -1, "applied no SmoothQuant"), ("_OVERFLOW_FIX", "DISABLE", "gave weights more than 7 bits")],
+)
+def test_what_nncf_leaves_out_of_the_recipe_is_found(
+    setting: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto
+) -> None:
+    monkeypatch.setattr(int8, setting, value)
+    with pytest.raises(BackendError, match=words):
+        quantised(network, Samples(None, SIZE))
+
+
+def test_without_nncf_the_install_command_is_named_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(MachineError, match=r"pip install 'breastseg-deploy\[int8\]'"):
+        export_bundle(ExportSettings("demo", tmp_path / "b", "int8", calibrate=tmp_path / "nowhere"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,54 @@
+"""`breastseg ablate` from its arguments to its table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_ablation import UNET
+
+from breastseg_deploy.cli.command import run_command
+from breastseg_train.paper import ablation
+from breastseg_train.paper.ablate_command import COMMAND
+from breastseg_train.run.configuration import PRESETS, TABLE_II, Configuration
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    COMMAND.add_arguments(parser)
+    return run_command(COMMAND, parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_the_table_is_printed_and_one_json_object_on_request(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PRESETS, "unet", UNET)
+    arguments = ("--data", data_root, "--output", tmp_path / "table", "--presets", "unet", "--seed", 3)
+    assert run(*arguments) == 0
+    assert capsys.readouterr().out == (tmp_path / "table" / "table.md").read_text()
+    assert run(*arguments, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["seed"] == 3
+
+
+def test_table_ii_is_what_is_run_by_default_and_the_arguments_reach_every_preset(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Configuration] = []
+    monkeypatch.setattr(ablation, "ablate", lambda _data, _output, presets, **_: asked.extend(presets) or [])
+    common = ("--data", data_root, "--output", tmp_path / "table")
+    assert run(*common, "--small", "--epochs", 12, "--validate-every", 2) == 0
+    assert [configuration.preset for configuration in asked] == list(TABLE_II)
+    for configuration in asked:
+        small = PRESETS[configuration.preset].small()
+        assert configuration == replace(small, epochs=12, validate_every_epochs=2)
+
+
+def test_an_unknown_preset_is_named_before_anything_is_trained(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--data", data_root, "--output", tmp_path / "table", "--presets", "unet", "vnet") == 1
+    assert "no preset 'vnet'" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()

@@ -1,0 +1,159 @@
+"""A whole run on the CPU: tiny encoder, tiny frames."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+
+from breastseg_deploy.errors import ContractError, OutputError, TrainingError
+from breastseg_train.network.checkpoint import load_checkpoint
+from breastseg_train.run.configuration import Configuration
+from breastseg_train.run.module import SegmentationTraining
+from breastseg_train.run.run_folder import BEST, CURVES, FIGURES, LAST, RESUME, RUN
+from breastseg_train.run.training import train
+
+TINY = Configuration(
+    "tiny",
+    encoder="efficientnet-b0",
+    decoder_channels=(16, 16, 16, 16, 16),
+    crop_px=64,
+    batch_size=2,
+    accumulation=1,
+    epochs=2,
+    lr_max=1e-3,
+    lr_min=1e-6,
+    precision="32-true",
+    workers=0,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Frames this small are faster on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def at_step(epoch: int, action: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Put an action on the loss of the second step of an epoch, counted from 0."""
+    original = SegmentationTraining.training_step
+
+    def step(self: SegmentationTraining, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
+        loss = original(self, batch, index)
+        return action(loss) if (self.current_epoch, index) == (epoch, 1) else loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegmentationTraining, "training_step", step)
+        yield
+
+
+def press_ctrl_c(_: torch.Tensor) -> torch.Tensor:
+    raise KeyboardInterrupt
+
+
+def test_a_run_leaves_its_configuration_figures_and_checkpoints(data_root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    figures = train(data_root, run, TINY)
+    assert {path.name for path in run.iterdir()} == {RUN, FIGURES, CURVES, BEST, LAST, RESUME}
+    description = json.loads((run / RUN).read_text())
+    assert description["configuration"]["encoder"] == TINY.encoder
+    assert description["configuration"]["seed"] == TINY.seed
+    assert description["data"]["splits"] == {"train": {"train": 4}, "validate": {"val": 3}}
+    assert len(description["data"]["sha256"]) == 64
+    assert "torch" in description["versions"]
+    with (run / FIGURES).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["val_dice"]) == pytest.approx(figures["val_dice"], abs=1e-6)
+    assert figures["steps"] == 4
+    details = load_checkpoint(run / LAST).details
+    assert details["validation"]["epoch"] == 2
+    assert details["data"] == description["data"]
+
+
+def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(data_root: Path, tmp_path: Path) -> None:
+    train(data_root, tmp_path / "whole", TINY)
+    with at_step(1, press_ctrl_c), pytest.raises(KeyboardInterrupt):
+        train(data_root, tmp_path / "broken", TINY)
+    resumed = train(data_root, tmp_path / "broken", TINY, resume=True)
+    rows = {}
+    for run in ("whole", "broken"):
+        with (tmp_path / run / FIGURES).open() as file:
+            rows[run] = [{**row, "minutes": None} for row in csv.DictReader(file)]
+    assert resumed["epochs"] == 2
+    assert rows["broken"] == rows["whole"]
+    whole, broken = (load_checkpoint(tmp_path / run / LAST).model.state_dict() for run in ("whole", "broken"))
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_a_run_is_not_resumed_with_another_configuration(data_root: Path, tmp_path: Path) -> None:
+    train(data_root, tmp_path, replace(TINY, epochs=1))
+    with pytest.raises(ContractError, match=r"another configuration \(epochs, lr_max\)"):
+        train(data_root, tmp_path, replace(TINY, lr_max=1.0), resume=True)
+
+
+def test_resuming_where_no_run_is_says_so(data_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no whole epoch to go on from"):
+        train(data_root, tmp_path, TINY, resume=True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_checkpoint_stays(data_root: Path, tmp_path: Path) -> None:
+    original = SegmentationTraining.forward
+
+    def forward(self: SegmentationTraining, tensor: torch.Tensor) -> torch.Tensor:
+        logits = original(self, tensor)
+        return logits * float("nan") if self.training and self.current_epoch == 1 else logits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegmentationTraining, "forward", forward)
+        with pytest.raises(TrainingError, match="the loss is nan in epoch 2"):
+            train(data_root, tmp_path, TINY)
+    assert load_checkpoint(tmp_path / LAST).details["validation"]["epoch"] == 1
+
+
+def test_running_out_of_memory_says_what_to_lower(data_root: Path, tmp_path: Path) -> None:
+    def fill_memory(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with at_step(0, fill_memory), pytest.raises(TrainingError, match="lower batch_size and raise accumulation"):
+        train(data_root, tmp_path, TINY)
+
+
+def test_a_run_stopped_by_the_clock_validates_and_keeps_its_model(data_root: Path, tmp_path: Path) -> None:
+    figures = train(data_root, tmp_path, TINY, max_minutes=1e-6)
+    assert figures["steps"] == 1
+    assert load_checkpoint(tmp_path / LAST).details["validation"]["step"] == 1
+    assert not (tmp_path / RESUME).exists()  # half an epoch is nothing to resume from
+
+
+def test_a_full_disk_ends_in_a_sentence_and_leaves_the_model(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", no_space)
+    with pytest.raises(OutputError, match=r"cannot write .*resume.ckpt: No space left on device; make room"):
+        train(data_root, tmp_path, TINY)
+    assert load_checkpoint(tmp_path / LAST).details["validation"]["epoch"] == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_unstabilised_run_keeps_its_learning_rate(data_root: Path, tmp_path: Path) -> None:
+    train(data_root, tmp_path, replace(TINY, stabilised=False))
+    state = torch.load(tmp_path / RESUME, weights_only=True)
+    assert state["lr_schedulers"] == []
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == TINY.lr_max

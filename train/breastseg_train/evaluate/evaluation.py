@@ -1,0 +1,102 @@
+"""Evaluation of a predictor on whole frames, and the summary over frames: means, spreads, confidence intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_train.data.dataset import Sample, read_frame, read_mask
+from breastseg_train.evaluate.error_analysis import total
+from breastseg_train.evaluate.frame_figures import FrameFigures, frame_figures
+
+Predictor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Probabilities (N, H, W) float32 of (N, H, W, 3) uint8 RGB frames."""
+
+BOOTSTRAP_ROUNDS = 2000
+CONFIDENCE = 0.95
+
+_FIGURES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_px")
+
+
+def evaluate(predict: Predictor, samples: Iterable[Sample], threshold: float) -> list[FrameFigures]:
+    """Figures of every sample; a pixel is cell where its probability is >= threshold."""
+    figures = []
+    for sample in samples:
+        frame = read_frame(sample.image)
+        mask = masked(predict(frame[np.newaxis])[0], threshold)
+        figures.append(frame_figures(sample.name, frame, mask, read_mask(sample.mask)))
+    return figures
+
+
+def masked(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Mask, 0 and 1, of a probability of any shape."""
+    return (probability >= threshold).astype(np.uint8)
+
+
+def summary(figures: Sequence[FrameFigures]) -> dict[str, Any]:
+    """Figures over frames, those with cells apart from all: an empty frame left empty has a Dice of 1 by convention.
+
+    Returns:
+        JSON values: `frames`; `with_cells` and `all`, each with the number of frames and, per figure, its mean,
+        standard deviation and 95 % bootstrap interval of the mean over the frames where it is defined; `empty`, with
+        the share of frames with any predicted pixel and their mean number; `small_structures` found and in all;
+        `errors`, with the number of wrong pixels and the share of them in each place, see `error_analysis`.
+    """
+    with_cells = [frame for frame in figures if frame.truth_pixels]
+    empty = [frame for frame in figures if not frame.truth_pixels]
+    small = sum(frame.small_structures for frame in figures)
+    found = sum(frame.small_structures_found for frame in figures)
+    return {
+        "frames": len(figures),
+        "with_cells": {"frames": len(with_cells), **{name: _spread(with_cells, name) for name in _FIGURES}},
+        "all": {"frames": len(figures), "dice": _spread(figures, "dice"), "iou": _spread(figures, "iou")},
+        "empty": {
+            "frames": len(empty),
+            "false_positive_rate": _mean([float(frame.mask_pixels > 0) for frame in empty]),
+            "mean_predicted_pixels": _mean([float(frame.mask_pixels) for frame in empty]),
+        },
+        "small_structures": {"count": small, "found": found, "recall": found / small if small else None},
+        "errors": _error_shares(figures),
+    }
+
+
+def confidence_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean at 95 %, frames drawn with replacement; seeded.
+
+    Args:
+        values: (N,), N >= 1.
+    """
+    rng = np.random.default_rng(0)
+    means = rng.choice(values, (BOOTSTRAP_ROUNDS, len(values))).mean(axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _spread(frames: Sequence[FrameFigures], name: str) -> dict[str, Any] | None:
+    """Mean, standard deviation and interval of one figure over the frames where it is defined; None without any."""
+    defined = [value for frame in frames if (value := getattr(frame, name)) is not None]
+    if not defined:
+        return None
+    values = np.array(defined, np.float64)
+    low, high = confidence_interval(values)
+    return {
+        "mean": round(float(values.mean()), 6),
+        "sd": round(float(values.std(ddof=1)), 6) if len(values) > 1 else None,
+        "ci95": [round(low, 6), round(high, 6)],
+        "frames": len(values),
+    }
+
+
+def _error_shares(figures: Sequence[FrameFigures]) -> dict[str, Any]:
+    counts = asdict(total(frame.errors for frame in figures))
+    wrong = counts.pop("wrong")
+    return {"wrong_pixels": wrong, **{place: count / wrong if wrong else None for place, count in counts.items()}}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

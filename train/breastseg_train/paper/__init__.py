@@ -1,0 +1,1 @@
+"""What the paper compares its model with: ablations, baselines, what it rejected."""

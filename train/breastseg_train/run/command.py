@@ -1,0 +1,68 @@
+"""`breastseg train`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from breastseg_deploy.cli.command import Command, print_json
+from breastseg_deploy.storage import check_output_folder
+from breastseg_train.network.architecture import NO_ENCODER
+from breastseg_train.run.configuration import PRESETS, preset_configuration
+from breastseg_train.run.processes import place
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="run folder to make")
+    parser.add_argument("--preset", default="paper", metavar="NAME", help=f"one of {', '.join(sorted(PRESETS))}")
+    parser.add_argument("--small", action="store_true", help="the preset at the size of the demo model, for a CPU")
+    parser.add_argument("--train-on", nargs="+", default=["train"], metavar="SPLIT", help="splits to train on")
+    parser.add_argument("--validate-on", nargs="+", default=["val"], metavar="SPLIT", help="splits to validate on")
+    parser.add_argument("--epochs", type=int, metavar="N", help="instead of the preset's")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="stop then, wherever the schedule is")
+    parser.add_argument("--seed", type=int, metavar="S", help="instead of the preset's")
+    parser.add_argument(
+        "--encoder-weights", metavar="NAME|FILE", help="such as imagenet, or a safetensors file; none by default"
+    )
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs, or processes where there is none")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output after its last epoch")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    configuration = preset_configuration(arguments.preset)
+    if arguments.small:
+        configuration = configuration.small()
+    given = {"epochs": arguments.epochs, "seed": arguments.seed}
+    configuration = replace(configuration, **{name: value for name, value in given.items() if value is not None})
+    leads = place().rank == 0
+    check_output_folder(arguments.output, force=arguments.resume or not leads)
+
+    from breastseg_train.run.experiment import run_experiment
+
+    if arguments.encoder_weights is None and configuration.encoder != NO_ENCODER and leads:
+        print("warning: no --encoder-weights: the encoder starts from random weights", file=sys.stderr)
+    figures = run_experiment(
+        arguments.data,
+        arguments.output,
+        configuration,
+        train_on=arguments.train_on,
+        validate_on=arguments.validate_on,
+        encoder_weights=arguments.encoder_weights,
+        max_minutes=arguments.max_minutes,
+        resume=arguments.resume,
+        devices=arguments.devices,
+    )
+    if not leads:
+        return 0
+    if arguments.json:
+        print_json({"run": str(arguments.output), **figures})
+    else:
+        print(f"{arguments.output}: {figures['epochs']} epochs, validation Dice {figures['val_dice']:.4f}")
+    return 0
+
+
+COMMAND = Command("train a model on a folder of frames and masks", _add_arguments, _run)

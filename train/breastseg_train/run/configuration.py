@@ -1,0 +1,197 @@
+"""What a training run is made of, and the presets: named configurations that can be run by their name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from breastseg_deploy.contract import SIDE_MULTIPLE_PX
+from breastseg_deploy.errors import ContractError
+from breastseg_train.network.architecture import NO_ENCODER, PAPER_NETWORK, Architecture
+
+MIN_CROP_PX = 64
+"""The elastic deformation smooths over 36 px to each side."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that decides the outcome of a run apart from the data; stored whole in the run folder.
+
+    Attributes:
+        preset: the name it started from.
+        encoder: see `model.Architecture`.
+        decoder_channels: see `model.Architecture`.
+        network: see `model.Architecture`.
+        front: see `model.Architecture`.
+        dropout: see `model.Architecture`.
+        crop_px: side of the square training crop; validation always sees whole frames.
+        batch_size: crops per step of the model.
+        accumulation: steps whose gradients are added up before the optimiser moves.
+        epochs: passes of as many crops as there are training frames.
+        validate_every_epochs: validation is the dear part on a CPU.
+        loss: a name in `loss_variants.LOSSES`.
+        stabilised: OneCycleLR, clipping and the outlier rule; without it, lr_max throughout and the best score wins.
+        lr_max: peak learning rate of OneCycleLR.
+        lr_min: learning rate at its start and end.
+        warmup_share: share of all steps on the way up.
+        weight_decay: of AdamW.
+        clip_norm: largest L2 norm of a gradient.
+        brightness_contrast: relative range of both; 0.2 draws factors from 0.8 to 1.2.
+        weighted_sampling: draw complex frames more often (`sampler`); otherwise every frame once an epoch.
+        patch_sampling: centre half of the crops on a pixel of a cell, where a frame has any.
+        crf: sharpen the probabilities by a conditional random field (`crf`) when the run is evaluated.
+        active_learning_rounds: rounds of pseudo-labels on the frames that the model is least sure of
+            (`active_learning`); 0 trains on all labels at once.
+        batch_norm_momentum: share of the newest batch in the running statistics; None keeps the encoder's own, which in
+            EfficientNet is 0.01: right after ImageNet, too slow for a short run from random weights.
+        precision: of PyTorch Lightning, such as "32-true" or "bf16-mixed".
+        workers: loader processes; 0 loads in the training process.
+        seed: of the initial weights, the draws and the augmentation.
+
+    Raises:
+        ContractError: a crop that the network or the elastic deformation cannot carry; a last epoch without validation.
+    """
+
+    preset: str
+    encoder: str = "efficientnet-b7"
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    network: str = PAPER_NETWORK
+    front: str = "projection"
+    dropout: float = 0.0
+    crop_px: int = 512
+    batch_size: int = 4
+    accumulation: int = 2
+    epochs: int = 200
+    validate_every_epochs: int = 1
+    loss: str = "combined"
+    stabilised: bool = True
+    lr_max: float = 3e-4
+    lr_min: float = 3e-7
+    warmup_share: float = 0.1
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.5
+    brightness_contrast: float = 0.2
+    weighted_sampling: bool = True
+    patch_sampling: bool = False
+    crf: bool = False
+    active_learning_rounds: int = 0
+    batch_norm_momentum: float | None = None
+    precision: str = "bf16-mixed"
+    workers: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop_px % SIDE_MULTIPLE_PX or self.crop_px < MIN_CROP_PX:
+            raise ContractError(
+                f"crop_px must be a multiple of {SIDE_MULTIPLE_PX} and at least {MIN_CROP_PX}, got {self.crop_px}"
+            )
+        if self.epochs < 1 or self.epochs % self.validate_every_epochs:
+            raise ContractError(
+                f"epochs must be a multiple of {self.validate_every_epochs}, so that the run ends with a validation, "
+                f"got {self.epochs}"
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, as they come back from a JSON file."""
+        return {**asdict(self), "decoder_channels": list(self.decoder_channels)}
+
+    def small(self) -> Configuration:
+        """The same experiment at a size that two CPU cores carry in an hour, from random weights.
+
+        What is compared (network, front, loss, sampling, stabilisation) stays; encoder, widths, crop, batch, epochs,
+        learning rate and augmentation of brightness become those of the demo model.
+        """
+        widths = _SMALL_WIDTHS if self.network == PAPER_NETWORK else _SMALL_WIDTHS_WITHOUT_ENCODER
+        encoder = _SMALL_ENCODER if self.network == PAPER_NETWORK else self.encoder
+        return replace(self, encoder=encoder, decoder_channels=widths, **_SMALL)
+
+    def architecture(self) -> Architecture:
+        """The architecture that is trained."""
+        return Architecture(
+            self.encoder, self.decoder_channels, network=self.network, front=self.front, dropout=self.dropout
+        )
+
+
+_SMALL_ENCODER = "efficientnet-b0"
+_SMALL_WIDTHS = (96, 64, 48, 32, 16)
+_SMALL_WIDTHS_WITHOUT_ENCODER = (384, 192, 96, 48, 24)
+"""4.4 million parameters in a U-Net; UNet++ on EfficientNet-B0 has 5.0 million."""
+_SMALL: dict[str, Any] = {
+    "crop_px": 160,
+    "batch_size": 8,
+    "accumulation": 1,
+    "epochs": 24,
+    "validate_every_epochs": 4,
+    "lr_max": 2e-3,
+    "lr_min": 2e-6,
+    "brightness_contrast": 0.5,
+    "batch_norm_momentum": 0.1,
+    "precision": "32-true",
+    "workers": 1,
+}
+
+# Sections III E to III H of the paper: these are the defaults of Configuration.
+_PAPER = Configuration("paper")
+# The paper's baselines see the colours alone, every frame once an epoch; schedule and augmentation are the paper's, so
+# that the table compares networks and losses.
+_UNET = Configuration(
+    "unet",
+    encoder=NO_ENCODER,
+    decoder_channels=(1024, 512, 256, 128, 64),
+    network="unet",
+    front="colours",
+    loss="dice",
+    weighted_sampling=False,
+)
+_ATTENTION_UNET = replace(_UNET, preset="attention-unet", network="attention-unet")
+_ATTENTION_UNET_HYBRID = replace(_ATTENTION_UNET, preset="attention-unet-hybrid", loss="hybrid")
+
+PRESETS = {
+    preset.preset: preset
+    for preset in (
+        # Table II, in its order.
+        _UNET,
+        _ATTENTION_UNET,
+        _ATTENTION_UNET_HYBRID,
+        replace(_ATTENTION_UNET_HYBRID, preset="attention-unet-mc-dropout", dropout=0.2, active_learning_rounds=3),
+        replace(
+            _ATTENTION_UNET_HYBRID,
+            preset="multiscale-attention-unet",
+            network="multiscale-attention-unet",
+            patch_sampling=True,
+            crf=True,
+        ),
+        _PAPER,
+        # Single changes of the paper's run.
+        replace(_PAPER, preset="no-gabor", front="projection-without-edge"),
+        replace(_PAPER, preset="channel-drop", front="channel-drop"),
+        replace(_PAPER, preset="no-weighted-sampling", weighted_sampling=False),
+        replace(_PAPER, preset="boundary-aware", loss="boundary-aware"),
+        replace(_PAPER, preset="hybrid-loss", loss="hybrid"),
+        # What the paper's stabilisation is measured against (section IV B).
+        replace(_PAPER, preset="unstabilised", stabilised=False),
+        # A model small enough to ship.
+        replace(_PAPER.small(), preset="demo"),
+    )
+}
+
+TABLE_II = (
+    "unet",
+    "attention-unet",
+    "attention-unet-hybrid",
+    "attention-unet-mc-dropout",
+    "multiscale-attention-unet",
+    "paper",
+)
+"""The rows of the paper's Table II."""
+
+
+def preset_configuration(name: str) -> Configuration:
+    """The preset of that name.
+
+    Raises:
+        ContractError: there is none.
+    """
+    if name not in PRESETS:
+        raise ContractError(f"there is no preset {name!r}; choose one of {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]
