@@ -13,7 +13,7 @@ SERVE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from breastseg_deploy.benchmark.serving import Answer, serve
+from breastseg_benchmark.serving import Answer, serve
 from breastseg_deploy.errors import MachineError
 
 class Bright:
