@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from breastseg_benchmark.contestants import Timed, in_turn, seconds_of
 from breastseg_benchmark.results import Ratio
-from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.contract import rgb_frame
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.preprocess.fft import edge_channel
 from breastseg_deploy.preprocess.gabor import GaborParameters
@@ -36,7 +36,7 @@ class Call:
 
 def edge_channel_figures(rounds: int) -> dict[str, dict[str, float]]:
     """How many times as fast the FFT is, after both have agreed within 1e-5; as `Results.extra`."""
-    frame, parameters = rgb_batch(phantom_frame(0, SIZE_PX).frame, SIZE_PX)[0], GaborParameters()
+    frame, parameters = rgb_frame(phantom_frame(0, SIZE_PX).frame, SIZE_PX), GaborParameters()
     threads = cv2.getNumThreads()
     by_fft = Call(lambda rgb: edge_channel(rgb, parameters, threads), frame)
     by_filter = Call(lambda rgb: filter2d_edge(rgb, parameters), frame)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from breastseg_deploy import Segmenter
-from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.contract import rgb_frame
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.preprocess.fft import edge_channel
 from breastseg_deploy.preprocess.gabor import GaborParameters
@@ -30,7 +30,7 @@ def only_in_the_long_form(pytestconfig: pytest.Config) -> None:
 @pytest.mark.benchmark(group="edge channel 512 x 512")
 @pytest.mark.parametrize("way", [edge_channel, filter2d_edge], ids=["fft", "filter2d"])
 def test_edge_channel(benchmark: Any, way: Any) -> None:
-    frame = rgb_batch(phantom_frame(0, SIZE_PX).frame, SIZE_PX)[0]
+    frame = rgb_frame(phantom_frame(0, SIZE_PX).frame, SIZE_PX)
     benchmark.pedantic(way, (frame, GaborParameters()), rounds=ROUNDS, warmup_rounds=WARM_UP)
 
 

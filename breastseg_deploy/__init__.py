@@ -16,37 +16,55 @@ from breastseg_deploy.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from breastseg_deploy.bundle import Bundle as Bundle
+    from breastseg_deploy.errors import ArgumentError as ArgumentError
     from breastseg_deploy.errors import BackendError as BackendError
     from breastseg_deploy.errors import BreastsegError as BreastsegError
     from breastseg_deploy.errors import BundleError as BundleError
+    from breastseg_deploy.errors import CheckpointError as CheckpointError
+    from breastseg_deploy.errors import DataError as DataError
     from breastseg_deploy.errors import FrameError as FrameError
     from breastseg_deploy.errors import MachineError as MachineError
+    from breastseg_deploy.errors import OutputError as OutputError
     from breastseg_deploy.errors import ParityError as ParityError
-    from breastseg_deploy.segmenter import Segmentation as Segmentation
+    from breastseg_deploy.errors import TrainingError as TrainingError
+    from breastseg_deploy.machine import Machine as Machine
+    from breastseg_deploy.result import Segmentation as Segmentation
     from breastseg_deploy.segmenter import Segmenter as Segmenter
 
 _HOMES = {
+    "ArgumentError": "errors",
     "BackendError": "errors",
     "BreastsegError": "errors",
     "Bundle": "bundle",
     "BundleError": "errors",
+    "CheckpointError": "errors",
+    "DataError": "errors",
     "FrameError": "errors",
+    "Machine": "machine",
     "MachineError": "errors",
+    "OutputError": "errors",
     "ParityError": "errors",
-    "Segmentation": "segmenter",
+    "Segmentation": "result",
     "Segmenter": "segmenter",
+    "TrainingError": "errors",
 }
 
 __all__ = [
+    "ArgumentError",
     "BackendError",
     "BreastsegError",
     "Bundle",
     "BundleError",
+    "CheckpointError",
+    "DataError",
     "FrameError",
+    "Machine",
     "MachineError",
+    "OutputError",
     "ParityError",
     "Segmentation",
     "Segmenter",
+    "TrainingError",
     "__version__",
 ]
 

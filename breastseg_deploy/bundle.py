@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
-from breastseg_deploy.errors import BundleError, ContractError
+from breastseg_deploy.errors import ArgumentError, BundleError
 from breastseg_deploy.manifest import FileEntry, Manifest, parse_manifest
 from breastseg_deploy.preprocess.gabor import bank_sha256
 
@@ -139,7 +139,7 @@ class Bundle:
         gabor, normalisation = self.manifest.gabor, self.manifest.normalisation
         try:
             bank = bank_sha256(gabor.parameters())
-        except ContractError as err:
+        except ArgumentError as err:
             raise BundleError(f"{self.path / MANIFEST}: {err}; copy the bundle again or export it again") from err
         if bank != gabor.sha256:
             raise BundleError(

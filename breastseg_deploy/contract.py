@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,51 +19,71 @@ SIDE_MULTIPLE_PX = 32
 """The encoder halves a frame five times, so both sides must be multiples of 2 ** 5."""
 
 
-def rgb_batch(
-    frames: NDArray[Any],
+def rgb_frame(
+    frame: NDArray[Any],
     size_px: tuple[int, int],
     *,
     bit_depth: int | None = None,
     full_scale: float | None = None,
 ) -> NDArray[np.uint8]:
-    """Check frames against the contract and bring them to 8-bit RGB. Nothing is resized or stretched.
+    """Check one frame against the contract and bring it to 8-bit RGB. Nothing is resized or stretched.
 
     Args:
-        frames: one frame (H, W) or (H, W, 3), or a batch (N, H, W) or (N, H, W, 3); uint8, or uint16 with
-            `bit_depth`, or floating point with `full_scale`. Three channels are R, G, B; one is repeated to three.
-        size_px: (H, W) that every frame must have.
+        frame: (H, W), or (H, W, 3) with the channels R, G, B; uint8, or uint16 with `bit_depth`, or floating point with
+            `full_scale`. One channel, (H, W) or (H, W, 1), is repeated to three.
+        size_px: (H, W) that the frame must have.
         bit_depth: for uint16, how many bits the scanner uses (9 to 16); values are divided by 2 ** bit_depth - 1.
         full_scale: for floating point, the value that stands for white, e.g. 1.0; black is 0.
 
     Returns:
-        (N, H, W, 3) uint8, C-contiguous; N is 1 for one frame. uint8 colour frames are not copied if contiguous.
+        (H, W, 3) uint8, C-contiguous. A uint8 colour frame is not copied if it is contiguous.
 
     Raises:
-        FrameError: another dtype, size or channel count; NaN; values beyond the declared range; an empty batch; a
-            bit depth or full scale that does not belong to the dtype; a masked array, whose mask would be lost.
+        FrameError: another dtype, size or channel count; NaN; values beyond the declared range; a bit depth or full
+            scale that does not belong to the dtype; a masked array, whose mask would be lost.
     """
-    if not isinstance(frames, np.ndarray) or isinstance(frames, np.ma.MaskedArray):
-        raise FrameError(f"frames must be a plain NumPy array, got {type(frames).__name__}; use numpy.asarray first")
-    batch = _with_batch_and_channels(np.asarray(frames), size_px)
-    native = batch.dtype.newbyteorder("=")  # TIFF readers hand out big-endian arrays; the values are the same
-    if native == np.uint8:
-        eight_bit = _from_uint8(batch, bit_depth, full_scale)
-    elif native == np.uint16:
-        eight_bit = _from_uint16(batch, bit_depth, full_scale)
-    elif np.issubdtype(native, np.floating):
-        eight_bit = _from_float(batch, bit_depth, full_scale)
-    else:
+    array = _plain(frame)
+    if not is_frame(array.shape, size_px):
+        raise FrameError(f"a frame is {_frame_in_words(size_px)}, got {array.shape}; {_remedy(array.shape, size_px)}")
+    return _eight_bit(array.reshape(*size_px, -1), bit_depth, full_scale)
+
+
+def rgb_batch(
+    frames: NDArray[Any] | Sequence[NDArray[Any]],
+    size_px: tuple[int, int],
+    *,
+    bit_depth: int | None = None,
+    full_scale: float | None = None,
+) -> NDArray[np.uint8]:
+    """Check a batch against the contract and bring it to 8-bit RGB; each frame as `rgb_frame`.
+
+    Args:
+        frames: (N, H, W) or (N, H, W, 3), or a list or tuple of N frames.
+        size_px: (H, W) that every frame must have.
+        bit_depth: see `rgb_frame`.
+        full_scale: see `rgb_frame`.
+
+    Returns:
+        (N, H, W, 3) uint8, C-contiguous.
+
+    Raises:
+        FrameError: as `rgb_frame`; no frame at all.
+    """
+    if isinstance(frames, (list, tuple)):
+        if not frames:
+            raise FrameError("a batch must hold at least one frame, got an empty list; check where it was read")
+        return np.stack([rgb_frame(frame, size_px, bit_depth=bit_depth, full_scale=full_scale) for frame in frames])
+    array = _plain(frames)
+    if array.ndim < 3 or array.shape[0] == 0 or not is_frame(array.shape[1:], size_px):
         raise FrameError(
-            f"frames must be uint8, uint16 with bit_depth, or floating point with full_scale, got {batch.dtype}; "
-            "convert them without scaling"
+            f"the first axis of a batch is N, and each of its frames is {_frame_in_words(size_px)}, got {array.shape}; "
+            + _remedy(array.shape[1:] if array.ndim > 2 else array.shape, size_px)
         )
-    if eight_bit.shape[-1] == 1:
-        eight_bit = np.repeat(eight_bit, 3, axis=-1)
-    return np.ascontiguousarray(eight_bit)
+    return _eight_bit(array.reshape(len(array), *size_px, -1), bit_depth, full_scale)
 
 
-def is_single_frame(shape: tuple[int, ...], size_px: tuple[int, int]) -> bool:
-    """Whether an array of this shape is one frame, (H, W) or (H, W, 1 or 3), and not a batch."""
+def is_frame(shape: tuple[int, ...], size_px: tuple[int, int]) -> bool:
+    """Whether an array of this shape is one frame: (H, W), or (H, W, 1 or 3)."""
     return shape == size_px or (len(shape) == 3 and shape[:2] == size_px and shape[2] in (1, 3))
 
 
@@ -83,25 +104,44 @@ def _nearest(side: int) -> int:
     return max(SIDE_MULTIPLE_PX, round(side / SIDE_MULTIPLE_PX) * SIDE_MULTIPLE_PX)
 
 
-def _with_batch_and_channels(frames: NDArray[Any], size_px: tuple[int, int]) -> NDArray[Any]:
-    """View as (N, H, W, 1 or 3). The size tells a grey batch (N, H, W) from one colour frame (H, W, 3)."""
-    shape = frames.shape
-    if is_single_frame(shape, size_px):
-        return frames.reshape(1, *size_px, -1)
-    if len(shape) == 3 and shape[1:] == size_px and shape[0] > 0:
-        return frames[:, :, :, np.newaxis]
-    if len(shape) == 4 and shape[1:3] == size_px and shape[3] in (1, 3) and shape[0] > 0:
-        return frames
-    raise FrameError(
-        f"frames must be {size_px} grey or {(*size_px, 3)} RGB, or a batch of those, got shape {shape}; "
-        + _remedy(shape, size_px)
-    )
+def _plain(frames: Any) -> NDArray[Any]:
+    if not isinstance(frames, np.ndarray) or isinstance(frames, np.ma.MaskedArray):
+        raise FrameError(f"frames must be plain NumPy arrays, got {type(frames).__name__}; use numpy.asarray first")
+    return np.asarray(frames)
+
+
+def _eight_bit(array: NDArray[Any], bit_depth: int | None, full_scale: float | None) -> NDArray[np.uint8]:
+    """(..., 1 or 3) of any allowed dtype to (..., 3) uint8."""
+    native = array.dtype.newbyteorder("=")  # TIFF readers hand out big-endian arrays; the values are the same
+    if native == np.uint8:
+        eight_bit = _from_uint8(array, bit_depth, full_scale)
+    elif native == np.uint16:
+        eight_bit = _from_uint16(array, bit_depth, full_scale)
+    elif np.issubdtype(native, np.floating):
+        eight_bit = _from_float(array, bit_depth, full_scale)
+    else:
+        raise FrameError(
+            f"frames must be uint8, uint16 with bit_depth, or floating point with full_scale, got {array.dtype}; "
+            "convert them without scaling"
+        )
+    if eight_bit.shape[-1] == 1:
+        eight_bit = np.repeat(eight_bit, 3, axis=-1)
+    return np.ascontiguousarray(eight_bit)
+
+
+def _frame_in_words(size_px: tuple[int, int]) -> str:
+    return f"(H, W) or (H, W, 3) of {size_px[0]} x {size_px[1]} px"
 
 
 def _remedy(shape: tuple[int, ...], size_px: tuple[int, int]) -> str:
+    """What to do about one frame's shape."""
     if 0 in shape:
         return "there is no frame in it: check where it was read"
-    if shape[:2] == size_px or (len(shape) == 4 and shape[1:3] == size_px):
+    if len(shape) == 3 and shape[1:] == size_px and shape[0] in (1, 3):
+        return "move the channels last, or pass several frames to `batch`"
+    if len(shape) > 2 and is_frame(shape[1:], size_px):
+        return "pass several frames to `batch`"
+    if shape[:2] == size_px:
         return "keep one channel, or R, G and B without alpha"
     return "frames are never resized here: crop them, or export the model for this size (breastseg-export --size)"
 
@@ -110,7 +150,7 @@ def _from_uint8(batch: NDArray[np.uint8], bit_depth: int | None, full_scale: flo
     if bit_depth not in (None, 8) or full_scale is not None:
         raise FrameError(
             f"uint8 frames have 8 bits and white at 255, got bit_depth {bit_depth} and full_scale {full_scale}; "
-            "leave both away"
+            "omit both"
         )
     return batch
 
@@ -122,9 +162,7 @@ def _from_uint16(batch: NDArray[np.uint16], bit_depth: int | None, full_scale: f
             "pass bit_depth=, or --bit-depth on the command line"
         )
     if full_scale is not None:
-        raise FrameError(
-            f"uint16 frames have a bit_depth, not a full_scale, got full_scale {full_scale}; leave it away"
-        )
+        raise FrameError(f"uint16 frames have a bit_depth, not a full_scale, got full_scale {full_scale}; omit it")
     white = 2**bit_depth - 1
     brightest = int(batch.max())
     if brightest > white:
@@ -145,7 +183,7 @@ def _from_float(batch: NDArray[Any], bit_depth: int | None, full_scale: float | 
         )
     if bit_depth is not None:
         raise FrameError(
-            f"floating-point frames have a full_scale and no bit_depth, got bit_depth {bit_depth}; leave it away"
+            f"floating-point frames have a full_scale and no bit_depth, got bit_depth {bit_depth}; omit it"
         )
     low, high = float(batch.min()), float(batch.max())
     if low < 0 or high > full_scale:

@@ -12,7 +12,7 @@ class BreastsegError(Exception):
     exit_code = 1
 
 
-class ContractError(BreastsegError):
+class ArgumentError(BreastsegError):
     """A parameter lies outside what the contract allows."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 
 BOUNDARY_TOLERANCE_PX = 3
 """The spread between annotators that the paper reports (abstract and section IV C)."""
@@ -19,7 +19,7 @@ def dice(mask: NDArray[Any], truth: NDArray[Any]) -> float:
     Two empty masks agree perfectly (1.0) by convention: report frames with cells apart from all frames.
 
     Raises:
-        ContractError: two shapes, which NumPy would broadcast into a figure without meaning.
+        ArgumentError: two shapes, which NumPy would broadcast into a figure without meaning.
     """
     _check_shapes(mask, truth)
     foreground, expected = mask != 0, truth != 0
@@ -31,7 +31,7 @@ def flipped_ppm(mask: NDArray[Any], reference: NDArray[Any]) -> float:
     """Pixels that differ between two masks of one shape, in parts per million.
 
     Raises:
-        ContractError: two shapes.
+        ArgumentError: two shapes.
     """
     _check_shapes(mask, reference)
     return float(np.count_nonzero((mask != 0) != (reference != 0)) / mask.size * 1e6)
@@ -49,7 +49,7 @@ def surface_dice(mask: NDArray[Any], truth: NDArray[Any], tolerance_px: int = BO
         0 to 1; 1 where both masks are empty, 0 where one of them is.
 
     Raises:
-        ContractError: two shapes.
+        ArgumentError: two shapes.
 
     Source: Nikolov et al. 2018, arXiv:1809.04430, with border pixels as the surface. A border pixel is a foreground
     pixel with a background pixel above, below, left or right of it; the frame's edge is no border.
@@ -72,7 +72,7 @@ def border(mask: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _check_shapes(first: NDArray[Any], second: NDArray[Any]) -> None:
     if first.shape != second.shape:
-        raise ContractError(f"masks to compare must have one shape, got {first.shape} and {second.shape}; crop one")
+        raise ArgumentError(f"masks to compare must have one shape, got {first.shape} and {second.shape}; crop one")
 
 
 def _dilated(pixels: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,41 +13,21 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends.gated import hold_gated
+from breastseg_deploy.backends.gated import run_gated_goldens
+from breastseg_deploy.backends.registry import BackendRecord
 from breastseg_deploy.backends.select import AUTO, Choice, choose
 from breastseg_deploy.bundle import Bundle
-from breastseg_deploy.contract import is_single_frame, rgb_batch
+from breastseg_deploy.contract import rgb_batch, rgb_frame
 from breastseg_deploy.errors import BackendError, FrameError
 from breastseg_deploy.gate import Gate
-from breastseg_deploy.inference import DeviceBackend, GatedBackend, lies_on_gpu
+from breastseg_deploy.inference import DeviceBackend, GatedBackend, Inference, lies_on_gpu
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Manifest
-from breastseg_deploy.selftest import GoldenResult, hold_goldens
+from breastseg_deploy.result import Segmentation
+from breastseg_deploy.selftest import GoldenResult, run_goldens
 
 _LOG = logging.getLogger("breastseg_deploy")
-Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The answer for one frame, or for a batch in the order it was given.
-
-    Attributes:
-        mask: (H, W) or (N, H, W) uint8; 1 where probability >= the bundle's threshold, else 0.
-        probability: float32, the mask's shape, in [0, 1].
-        timings: seconds by stage, in order: wall time, and on a GPU the device's own time for its stages; the last,
-            "total", is the wall time of the whole call.
-        backend: name of the backend that computed it.
-        skipped: () or (N,) bool where the bundle was opened with its empty-frame gate, else None: frames that the gate
-            found empty. Nobody looked at their pixels any further; their probability is given as 0.
-        gate_score: float32, the shape of `skipped`: the gate's scores.
-    """
-
-    mask: NDArray[np.uint8]
-    probability: NDArray[np.float32]
-    timings: Mapping[str, float]
-    backend: str
-    skipped: NDArray[np.bool_] | None = None
-    gate_score: NDArray[np.float32] | None = None
+Result = TypeVar("Result")
 
 
 class Segmenter:
@@ -58,6 +37,7 @@ class Segmenter:
         bundle: the opened bundle.
         manifest: what the bundle says about itself.
         backend: name of the backend in use.
+        record: what the registry says of it.
         artefact: the bundle's file that it serves: "model.onnx", "network.fp16.onnx" on a GPU, "gate/decoder.onnx", or
             "int8/network.xml".
         gate: the empty-frame gate where the bundle was opened with it, else None.
@@ -68,6 +48,7 @@ class Segmenter:
     def __init__(self, bundle: Bundle, choice: Choice) -> None:
         self.manifest: Manifest = bundle.manifest
         self.backend: str = choice.name
+        self.record: BackendRecord = choice.record
         self.backend_reason: str = choice.reason
         self.bundle = bundle
         self.artefact: str = choice.artefact
@@ -80,79 +61,139 @@ class Segmenter:
         self._state = threading.Condition()
 
     @classmethod
-    def open(cls, bundle: str | Path, backend: str = AUTO, *, strict: bool = False, gate: bool = False) -> Segmenter:
+    def open(
+        cls,
+        bundle: str | Path,
+        backend: str = AUTO,
+        *,
+        strict: bool = False,
+        gate: bool = False,
+        machine: Machine | None = None,
+    ) -> Segmenter:
         """Check a bundle and load it.
 
-        A GPU backend serves only after the bundle's goldens have come out right through it on this machine; where
-        TensorRT has no engine for this GPU yet, it builds one first, which takes minutes and is logged.
+        A backend other than the one that the bundle was verified with serves only once it reproduces the bundle's
+        goldens on this machine; where TensorRT has no engine for this GPU yet, it builds one first, which takes
+        minutes and is logged.
 
         Args:
             bundle: a folder made by breastseg-export.
             backend: a backend's name ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime",
                 "openvino-int8"), which then serves or fails; or "auto": the first of the GPU's that works here, else
-                the CPU's faster one in float32.
+                the CPU's fastest one in float32.
             strict: with "auto", refuse to serve by a lesser backend where a better one is there and fails, and by the
-                CPU where a GPU ought to serve; see `backends.choice.choose`.
+                CPU where a GPU ought to serve; see `backends.select.choose`.
             gate: skip the decoder for frames that the bundle's empty-frame gate finds empty; on the CPU alone. What it
-                may miss stands in the manifest (`gate.GateCalibration`), and every answer says what was skipped.
+                may miss stands in the manifest (`gate.GateCalibration`), and every result says what was skipped.
+            machine: where it serves; None for this one.
 
         Raises:
             BundleError: the bundle is missing, incomplete or altered, or holds no gate.
             BackendError: there is no such backend, it cannot load the bundle, or `strict` refuses.
             ParityError: the backend does not reproduce the bundle's goldens.
-            MachineError: this machine lacks what the backend needs, such as its library.
+            MachineError: this machine lacks what the backend needs, such as its library, or the folder for engines is
+                not this user's alone.
+            OutputError: a TensorRT backend asked for by name cannot keep its engine.
         """
         opened = Bundle.open(bundle)
-        choice = choose(opened, backend, strict=strict, gate=gate)
+        choice = choose(opened, backend, machine, strict=strict, gate=gate)
         _LOG.log(logging.WARNING if choice.fell_back else logging.INFO, "%s: backend %s", opened.path, choice.reason)
-        opened_segmenter = cls(opened, choice)
-        if opened_segmenter.gate is not None:
-            _LOG.info("%s: empty-frame gate on: %s", opened.path, opened_segmenter.gate.promise)
-        return opened_segmenter
+        segmenter = cls(opened, choice)
+        if segmenter.gate is not None:
+            _LOG.info("%s: empty-frame gate on: %s", opened.path, segmenter.gate.promise)
+        return segmenter
 
-    def __call__(self, frames: Any, *, bit_depth: int | None = None, full_scale: float | None = None) -> Segmentation:
-        """Segment one frame or a batch; nothing is resized and no range is guessed.
+    def __call__(
+        self,
+        frame: Any,
+        *,
+        bit_depth: int | None = None,
+        full_scale: float | None = None,
+        probability: bool = True,
+    ) -> Segmentation:
+        """Segment one frame; nothing is resized and no range is guessed.
 
         Args:
-            frames: (H, W) or (H, W, 3), or (N, H, W) or (N, H, W, 3), of the bundle's size: a NumPy array, see
-                `contract.rgb_batch`; or, where the backend computes on a GPU, an array on that GPU (with
-                `__cuda_array_interface__` or DLPack: CuPy, PyTorch, a camera's buffer), which is read where it lies.
+            frame: (H, W) or (H, W, 3), of the bundle's size: a NumPy array, see `contract.rgb_frame`; or, where the
+                backend computes on a GPU, an array on that GPU (with `__cuda_array_interface__` or DLPack: CuPy,
+                PyTorch, a camera's buffer), which is read where it lies.
             bit_depth: for uint16 frames, the bits that the scanner uses.
             full_scale: for floating-point NumPy frames, the value of white.
+            probability: whether the result holds the probabilities; without them a GPU has less to copy.
 
         Raises:
-            FrameError: the frames break the contract, or lie on a GPU that does not compute; nothing was computed.
+            FrameError: the frame breaks the contract, or lies on a GPU that does not compute; nothing was computed.
             BackendError: the engine failed, its answer is no probability (NaN, outside [0, 1], another shape), or the
                 Segmenter is closed. After a failure of one call the next may succeed; where the GPU itself has failed
                 for good, every call says so.
-            ParityError: this is the first batch of its size on a GPU, and the goldens miss their limit in it.
+            ParityError: this is the first batch of its size on a GPU, and it does not reproduce the goldens.
         """
+        return self._segmented(frame, bit_depth, full_scale, probability, is_batch=False)[0]
+
+    def batch(
+        self,
+        frames: Any,
+        *,
+        bit_depth: int | None = None,
+        full_scale: float | None = None,
+        probability: bool = True,
+    ) -> list[Segmentation]:
+        """Segment several frames; the arguments and errors of a call with one.
+
+        Args:
+            frames: an array whose first axis is N, (N, H, W) or (N, H, W, 3), or a list or tuple of NumPy frames.
+            bit_depth: see `__call__`.
+            full_scale: see `__call__`.
+            probability: see `__call__`.
+
+        Returns:
+            One result per frame, in order.
+        """
+        return self._segmented(frames, bit_depth, full_scale, probability, is_batch=True)
+
+    def _segmented(
+        self, frames: Any, bit_depth: int | None, full_scale: float | None, probability: bool, *, is_batch: bool
+    ) -> list[Segmentation]:
         started = time.perf_counter()
-        size_px = self.manifest.frame.size_px
         if lies_on_gpu(frames):
             engine = self._engine_for_device_frames(frames, full_scale)
             checked = time.perf_counter()
-            inference = self._while_open(lambda: engine.infer_on_device(frames, bit_depth))
-            count = len(inference.probability)
+            inference = self._while_open(
+                lambda: engine.infer_on_device(frames, bit_depth=bit_depth, is_batch=is_batch, probability=probability)
+            )
+            count = int(frames.shape[0]) if is_batch else 1
         else:
-            rgb = rgb_batch(frames, size_px, bit_depth=bit_depth, full_scale=full_scale)
+            check = rgb_batch if is_batch else rgb_frame
+            rgb = check(frames, self.manifest.frame.size_px, bit_depth=bit_depth, full_scale=full_scale)
+            rgb = rgb if is_batch else rgb[np.newaxis]
             checked = time.perf_counter()
-            inference = self._while_open(lambda: self._infer(rgb))
+            inference = self._while_open(lambda: self._infer(rgb, probability=probability))
             count = len(rgb)
         inferred = time.perf_counter()
-        probability = inference.checked((count, *size_px), self.backend).probability
-        mask, last = inference.mask, "check"
-        if mask is None:
-            mask, last = (probability >= self.manifest.threshold).astype(np.uint8), "threshold"
-        skipped, score = inference.skipped, inference.scores
-        if is_single_frame(tuple(frames.shape), size_px):
-            mask, probability = mask[0], probability[0]
-            skipped = None if skipped is None else skipped[0, ...]
-            score = None if score is None else score[0, ...]
+        masks, probabilities = self._checked(inference, count)
         ended = time.perf_counter()
-        timings = {"contract": checked - started, **inference.seconds, last: ended - inferred}
+        timings = {"contract": checked - started, **inference.seconds, "check": ended - inferred}
         timings["total"] = ended - started
-        return Segmentation(mask, probability, timings, self.backend, skipped, score)
+        return [
+            Segmentation(
+                masks[number],
+                probabilities[number] if probability and probabilities is not None else None,
+                timings,
+                self.backend,
+                None if inference.skipped is None else bool(inference.skipped[number]),
+                None if inference.scores is None else float(inference.scores[number]),
+            )
+            for number in range(count)
+        ]
+
+    def _checked(self, inference: Inference, count: int) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Masks (N, H, W), and the probabilities where they were computed."""
+        if inference.mask is not None and inference.probability is None:
+            return inference.mask, None
+        probability = inference.checked((count, *self.manifest.frame.size_px), self.backend)
+        if inference.mask is not None:
+            return inference.mask, probability
+        return (probability >= self.manifest.threshold).astype(np.uint8), probability
 
     def self_test(self) -> list[GoldenResult]:
         """Run the bundle's golden frames and hold them to the limits that the export had to meet.
@@ -169,13 +210,14 @@ class Segmenter:
         """
         engine = self._engine
         if isinstance(engine, GatedBackend):
-            return list(self._while_open(lambda: hold_gated(engine, self.bundle, self.backend)))
+            return list(self._while_open(lambda: run_gated_goldens(engine, self.bundle, self.backend)))
 
         def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-            answer = self(rgb)
-            return answer.mask, answer.probability
+            found = self._while_open(lambda: self._infer(rgb))
+            masks, _ = self._checked(found, len(rgb))
+            return masks, found.checked(masks.shape, self.backend)
 
-        return list(hold_goldens(self.bundle, self.artefact, run, 1, self.backend))
+        return list(run_goldens(self.bundle, self.artefact, run, 1, self.backend))
 
     def close(self) -> None:
         """Wait for running calls, then give the engine's memory back; calls after this raise BackendError."""
@@ -204,13 +246,13 @@ class Segmenter:
         if full_scale is not None:
             raise FrameError(
                 f"frames on a GPU must be uint8, or uint16 with bit_depth, got full_scale {full_scale}; "
-                "leave it away, or pass floating-point frames as NumPy arrays"
+                "omit it, or pass floating-point frames as NumPy arrays"
             )
         if not hasattr(frames, "shape"):
             raise FrameError(f"{type(frames).__name__} must have a shape like an array; wrap it with cupy.from_dlpack")
         return self._engine
 
-    def _while_open(self, infer: Callable[[], Answer]) -> Answer:
+    def _while_open(self, infer: Callable[[], Result]) -> Result:
         """Run it while nobody may close the engine."""
         with self._state:
             if self._closed:

@@ -1,18 +1,24 @@
-"""A bundle's golden frames, run through a way from the frame to the mask and held to a limit."""
+"""A bundle's goldens, frames with a stored reference answer: run here, held to limits before a backend serves."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.bundle import INT8_NETWORK, Bundle, Golden
-from breastseg_deploy.errors import BundleError, ParityError
+from breastseg_deploy.errors import BundleError, MachineError, OutputError, ParityError
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.metrics import dice, flipped_ppm
+from breastseg_deploy.verdicts import VerdictKey, Verdicts
+from breastseg_deploy.version import __version__
+
+_LOG = logging.getLogger("breastseg_deploy")
 
 Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]]]
 """(N, H, W, 3) uint8 frames to masks (N, H, W) uint8 and probabilities (N, H, W) float32."""
@@ -20,7 +26,7 @@ Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """How one golden frame came out on this machine, against the float32 reference stored in the bundle."""
+    """One golden on this machine, against the float32 reference stored in the bundle."""
 
     name: str
     dice: float
@@ -28,23 +34,26 @@ class GoldenResult:
     largest_probability_error: float
 
 
+Goldens = Callable[[], Sequence[GoldenResult]]
+"""Runs a bundle's goldens; raises a ParityError where one misses its limit."""
+
 INT8_SLACK = 0.005
 """How far a golden's Dice in INT8 may lie under what it was at the export: float32 rounds otherwise on another
 processor, and 8 bits make steps of that. Sums that overflow would cost far more."""
 
 
-def hold_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, way: str) -> tuple[GoldenResult, ...]:
+def run_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, engine: str) -> tuple[GoldenResult, ...]:
     """Run every golden in batches of one size; a short rest is filled up with the first ones again.
 
     Each is held to the least mask Dice that the export allowed any frame. A mean over so few would say nothing more;
-    `verification.check_frames` holds both over a user's frames. INT8 is held to how it came out at the export as well.
+    `verify.check_frames` holds both over a user's frames. INT8 is held to its Dice at the export as well.
 
     Args:
         bundle: opened.
         artefact: the bundle's file that serves.
-        run: the way under test.
+        run: the way from the frame to the mask.
         batch: frames per call.
-        way: what computed it, for the message.
+        engine: what computes it, for the message.
 
     Returns:
         One result per golden, the worst of its runs.
@@ -64,7 +73,7 @@ def hold_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, way: str) 
             limit = least_dice[golden.name]
             if not result.dice >= limit:
                 raise ParityError(
-                    f"golden {golden.name} came out with Dice {result.dice:.6f} by {way}, the limit is {limit:.6g}; "
+                    f"golden {golden.name} has Dice {result.dice:.6f} by {engine}, the limit is {limit:.6g}; "
                     f"do not use its {artefact} on this machine: take another backend, or run `breastseg doctor` and "
                     "export again"
                 )
@@ -72,8 +81,69 @@ def hold_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, way: str) 
     return tuple(results.values())
 
 
-def yardstick(bundle: Bundle, artefact: str) -> str:
-    """What a bundle's goldens demand of a file of it, as a short hash: a verdict by other goldens or limits is none.
+def self_test_once(key: VerdictKey, verdicts: Verdicts, goldens: Goldens) -> bool:
+    """Run the goldens unless exactly this combination has passed on this machine.
+
+    A verdict that cannot be read, or that others could have written, is none: the goldens run again, with a warning.
+
+    Args:
+        key: all that the verdict depends on.
+        verdicts: of this machine.
+        goldens: runs them, and raises a ParityError where one misses its limit.
+
+    Returns:
+        Whether they ran now.
+
+    Raises:
+        ParityError, BackendError, BundleError: by `goldens`.
+    """
+    try:
+        if verdicts.recall(key) is not None:
+            return False
+    except (MachineError, OutputError) as err:
+        _LOG.warning("%s: its verdicts cannot be read, so the goldens run again: %s", key.kind, err)
+    results = goldens()
+    figures = {
+        "worst_dice": min(result.dice for result in results),
+        "largest_probability_error": max(result.largest_probability_error for result in results),
+    }
+    _LOG.info("%s: %d goldens passed on this machine, worst Dice %.6f", key.kind, len(results), figures["worst_dice"])
+    # Recorded only after every golden has passed: an interrupted run must prove nothing.
+    try:
+        verdicts.record(key, figures)
+    except (MachineError, OutputError) as err:
+        _LOG.warning("%s: the goldens passed, and that cannot be kept: %s", key.kind, err)
+    return True
+
+
+def cpu_verdict_key(
+    backend: str, bundle: Bundle, artefact: str, engine: Mapping[str, str], machine: Machine
+) -> VerdictKey:
+    """What a verdict on a CPU backend depends on.
+
+    Args:
+        backend: its name.
+        bundle: opened.
+        artefact: the bundle's file that serves.
+        engine: what else the verdict depends on, e.g. the engine's version and settings.
+        machine: its processor counts, since another one rounds otherwise.
+
+    Raises:
+        BundleError: the manifest holds no limits for that file.
+    """
+    depends_on = {
+        **engine,
+        "numpy": np.__version__,
+        "toolkit": __version__,
+        "processor": str(machine.processor),
+        "artefact": bundle.manifest.files[artefact].sha256,
+        "goldens": golden_demands(bundle, artefact),
+    }
+    return VerdictKey(f"self-test-{backend}", depends_on)
+
+
+def golden_demands(bundle: Bundle, artefact: str) -> str:
+    """What a bundle's goldens demand of one of its files, as a short hash; with others, a verdict is none.
 
     Raises:
         BundleError: the manifest holds no limits for that file.
@@ -91,8 +161,8 @@ def _least_dice(manifest: Manifest, artefact: str) -> dict[str, float]:
         return dict.fromkeys(manifest.goldens, limit)
     if manifest.int8 is None:
         raise BundleError(f"the manifest holds parity of {artefact} and says nothing else of it; export it again")
-    came_out = zip(manifest.goldens, manifest.int8.golden_dice, strict=True)
-    return {name: max(limit, figure - INT8_SLACK) for name, figure in came_out}
+    at_export = zip(manifest.goldens, manifest.int8.golden_dice, strict=True)
+    return {name: max(limit, figure - INT8_SLACK) for name, figure in at_export}
 
 
 def _compare(golden: Golden, mask: NDArray[np.uint8], probability: NDArray[np.float32]) -> GoldenResult:

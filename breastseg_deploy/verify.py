@@ -82,7 +82,7 @@ def check_frames(
         for file in files:
             rgb = read_rgb(file, segment.manifest.frame.size_px, bit_depth)[np.newaxis]
             truth = read_truth(file, segment.manifest.frame.size_px)
-            mask = segment(rgb).mask[0]
+            mask = segment(rgb[0]).mask
             theirs = None if other is None else _mask(other, rgb, segment.manifest.threshold, str(way))
             if theirs is not None:
                 agreement.append(dice(mask, theirs))
@@ -140,7 +140,7 @@ def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None, str]:
 
     Whatever serves, the other way has another preprocessing and another engine or precision; None where there is none.
     """
-    if segment.backend != "onnxruntime":
+    if not segment.record.holds_preprocessing:
         return f"{MODEL} in ONNX Runtime on the CPU", OnnxRuntimeCpu(segment.bundle), segment.artefact
     if NETWORK_FP16 in segment.manifest.files:
         return f"{NETWORK_FP16} behind the CPU preprocessing", NetworkOnCpu(segment.bundle), NETWORK_FP16
@@ -148,8 +148,7 @@ def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None, str]:
 
 
 def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, way: str) -> NDArray[np.bool_]:
-    inference = backend.infer(rgb).checked(rgb.shape[:3], way)
-    return np.asarray(inference.probability[0] >= threshold)
+    return np.asarray(backend.infer(rgb).checked(rgb.shape[:3], way)[0] >= threshold)
 
 
 @dataclass(frozen=True)

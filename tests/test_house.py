@@ -23,8 +23,8 @@ TOP_LEVEL = {
 # Refuses every import of a distribution that is not among the runtime's base dependencies.
 BARE_ENVIRONMENT = """
 import importlib, importlib.metadata, pkgutil, sys
-allowed = {"numpy", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "tqdm",
-           "breastseg_deploy"}
+allowed = {"numpy", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection",
+           "tqdm", "filelock", "breastseg_deploy"}
 homes = importlib.metadata.packages_distributions()
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -52,9 +52,9 @@ def test_every_runtime_module_imports_with_the_base_dependencies_alone() -> None
     assert "breastseg_deploy.segmenter" in on_disk
 
 
-def test_base_dependencies_are_numpy_pydantic_and_a_progress_bar() -> None:
+def test_base_dependencies_are_few_and_light() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {name.partition(">")[0] for name in project["dependencies"]} == {"numpy", "pydantic", "tqdm"}
+    assert {name.partition(">")[0] for name in project["dependencies"]} == {"numpy", "pydantic", "tqdm", "filelock"}
 
 
 def test_all_is_exactly_what_the_package_shows() -> None:

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 from breastseg_benchmark.entrants import NO_GPU, why_no_gpu
 from breastseg_benchmark.figures import FIGURES, MEMORY_GROWTH, text_of
 from breastseg_benchmark.results import Part, Results, Row, Verdict
-from breastseg_deploy.backends.select import BY_NAME_ONLY
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.backends.registry import BACKENDS
+from breastseg_deploy.errors import ArgumentError
 
 GPU, CPU = "gpu", "cpu"
 _MB = 1e6
@@ -74,7 +74,7 @@ def read_budgets(path: Path) -> tuple[Budget, ...]:
     """The budgets of a TOML file, an array of tables `budget`.
 
     Raises:
-        ContractError: unreadable, no TOML, or a budget that is not as `Budget` says.
+        ArgumentError: unreadable, no TOML, or a budget that is not as `Budget` says.
     """
     try:
         return _File.model_validate(tomllib.loads(path.read_text("utf-8"))).budget
@@ -83,7 +83,7 @@ def read_budgets(path: Path) -> tuple[Budget, ...]:
         if isinstance(err, ValidationError):
             first = err.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise ContractError(f"{path} must be a TOML file of [[budget]] tables, got {reason}; mend it") from err
+        raise ArgumentError(f"{path} must be a TOML file of [[budget]] tables, got {reason}; mend it") from err
 
 
 def judge(results: Results, budgets: Sequence[Budget]) -> tuple[Verdict, ...]:
@@ -109,7 +109,11 @@ def _verdicts(results: Results, budget: Budget) -> Iterator[Verdict]:
             yield _of_row(results, budget, row)
         return
     kind = [row for row in results.rows if row.kind == "backend" and row.on_gpu == (budget.of == GPU)]
-    rows = [row for row in kind if row.name not in BY_NAME_ONLY or "_dice" not in budget.figure]
+    rows = [
+        row
+        for row in kind
+        if not (row.name in BACKENDS and BACKENDS[row.name].by_name_only) or "_dice" not in budget.figure
+    ]
     ran = [row for row in rows if row.not_run is None]
     if not ran:
         yield _verdict(budget, budget.of, None, _why_none(budget.of, rows))

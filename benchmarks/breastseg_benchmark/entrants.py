@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from breastseg_benchmark.contestants import Contestant
-from breastseg_deploy.backends.select import LOADERS
+from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.nvidia import NoGpu, look_for_gpu
 
 NO_GPU = "no GPU"
@@ -28,22 +29,22 @@ def backend_contestants(bundle: Bundle, names: Sequence[str] = ()) -> list[Conte
     Raises:
         BackendError: a name that the runtime does not know.
     """
-    unknown = [name for name in names if name not in LOADERS]
+    unknown = [name for name in names if name not in BACKENDS]
     if unknown:
-        raise BackendError(f"no backend {unknown[0]!r}; choose from {', '.join(LOADERS)}")
-    contestants = []
-    for name in names or LOADERS:
-        loader = LOADERS[name]
-        found = runtime_contestant(bundle.path, name, loader.on_gpu)
-        lacking = why_no_gpu() if loader.on_gpu else None
-        if lacking is None and loader.artefact not in bundle.manifest.files:
-            lacking = f"the bundle holds no {loader.artefact} (--precision {bundle.manifest.precision})"
+        raise BackendError(f"no backend {unknown[0]!r}; choose from {', '.join(BACKENDS)}")
+    contestants, machine = [], Machine()
+    for name in names or BACKENDS:
+        record = BACKENDS[name]
+        found = runtime_contestant(bundle.path, name, record.on_gpu)
+        lacking = why_no_gpu() if record.on_gpu else None
+        if lacking is None and record.artefact not in bundle.manifest.files:
+            lacking = f"the bundle holds no {record.artefact} (--precision {bundle.manifest.precision})"
         if lacking is None:
             try:
-                loader.check()
+                record.check(machine)
             except BreastsegError as err:
                 lacking = str(err)
-        contestants.append(Contestant(name, "backend", found.arguments, loader.on_gpu, lacking))
+        contestants.append(Contestant(name, "backend", found.arguments, record.on_gpu, lacking))
     return contestants
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from breastseg_benchmark.results import Distribution
 from breastseg_deploy.bundle import Bundle
-from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.contract import rgb_frame
 from breastseg_deploy.io.images import FrameFile, find_frames, png_bytes, read_rgb, read_truth
 from breastseg_deploy.phantom import phantom_frames
 from breastseg_deploy.storage import make_folder, write_whole
@@ -92,7 +92,7 @@ def write_phantoms(folder: Path, count: int, size_px: tuple[int, int]) -> list[F
     make_folder(folder / "images")
     make_folder(folder / "masks")
     for phantom in phantom_frames(count, size_px):
-        frame = rgb_batch(phantom.frame, size_px)[0]
+        frame = rgb_frame(phantom.frame, size_px)
         write_whole(folder / "images" / f"{phantom.name}.png", png_bytes(frame))
         write_whole(folder / "masks" / f"{phantom.name}.png", png_bytes(phantom.mask * np.uint8(255)))
     return find_frames([folder])

@@ -15,7 +15,7 @@ from breastseg_benchmark.growth import LEAST_SAMPLES, growth_bytes
 from breastseg_benchmark.results import BatchPoint, Distribution, Growth, MemoryGrowth, SizePoint
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.phantom import phantom_frames
 
 _SAMPLES = 40
@@ -33,7 +33,7 @@ class GrowthPlan:
         frames: how many one process segments while its memory is watched; 0 for none.
 
     Raises:
-        ContractError: too few frames to tell growth from noise.
+        ArgumentError: too few frames to tell growth from noise.
     """
 
     batches: tuple[int, ...] = tuple(range(1, 9))
@@ -43,7 +43,7 @@ class GrowthPlan:
 
     def __post_init__(self) -> None:
         if self.frames and self.frames < LEAST_SAMPLES:
-            raise ContractError(
+            raise ArgumentError(
                 f"growth of memory needs at least {LEAST_SAMPLES} frames, got {self.frames}; ask for more, or for 0"
             )
 
@@ -83,7 +83,7 @@ def _process(bundle: Bundle, backend: str, scratch: Path, timeout_s: float) -> R
     """The runtime on phantoms of the bundle's size, one with cells and one without."""
     size_px = bundle.manifest.frame.size_px
     place = scratch / f"phantoms-{size_px[0]}x{size_px[1]}.npy"
-    np.save(place, np.concatenate([rgb_batch(phantom.frame, size_px) for phantom in phantom_frames(2, size_px)]))
+    np.save(place, rgb_batch([phantom.frame for phantom in phantom_frames(2, size_px)], size_px))
     return Running(runtime_contestant(bundle.path, backend), place, timeout_s)
 
 

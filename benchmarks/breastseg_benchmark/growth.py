@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 
 LEAST_SAMPLES = 8
 """Two in each quarter."""
@@ -26,10 +26,10 @@ def growth_bytes(resident_bytes: Sequence[int]) -> int:
         The difference of the two medians; negative where memory was given back.
 
     Raises:
-        ContractError: fewer than 8 samples.
+        ArgumentError: fewer than 8 samples.
     """
     if len(resident_bytes) < LEAST_SAMPLES:
-        raise ContractError(
+        raise ArgumentError(
             f"growth of memory needs at least {LEAST_SAMPLES} samples, got {len(resident_bytes)}; measure more frames"
         )
     quarter = len(resident_bytes) // 4

@@ -21,7 +21,8 @@ from breastseg_benchmark.environment import environment, now
 from breastseg_benchmark.frames import BenchmarkFrames, benchmark_frames, decoding
 from breastseg_benchmark.growing import GrowthPlan, measure_growth
 from breastseg_benchmark.results import BundleFacts, Distribution, Ratio, Results, Row
-from breastseg_deploy.backends.select import AUTO, BY_NAME_ONLY
+from breastseg_deploy.backends.registry import BACKENDS
+from breastseg_deploy.backends.select import AUTO
 from breastseg_deploy.bundle import Bundle
 
 
@@ -140,7 +141,7 @@ class _Run:
 
     def chosen_backend(self, backends: Sequence[Contestant]) -> Contestant | None:
         """The one of these that the runtime takes by itself here; None where it takes none of them."""
-        usable = {one.name: one for one in backends if one.not_run is None and one.name not in BY_NAME_ONLY}
+        usable = {one.name: one for one in backends if one.not_run is None and not BACKENDS[one.name].by_name_only}
         if len(usable) < 2:
             return next(iter(usable.values()), None)
         try:

@@ -22,8 +22,8 @@ class RuntimeContestant:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> Answer:
         """Segment a batch; see `serving.Contestant`."""
-        answer = self._segment(rgb)
-        return Answer(answer.mask, answer.timings)
+        results = self._segment.batch(rgb)
+        return Answer(np.stack([result.mask for result in results]), results[0].timings)
 
 
 def main(arguments: list[str]) -> int:

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends.proof import prove_on_cpu
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, Bundle
 from breastseg_deploy.errors import BackendError, BundleError, ParityError
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import GatedBackend, Inference
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.preprocess.tensor import network_input
-from breastseg_deploy.processor import this_processor
-from breastseg_deploy.selftest import GoldenResult, hold_goldens
+from breastseg_deploy.selftest import GoldenResult, cpu_verdict_key, run_goldens, self_test_once
+from breastseg_deploy.verdicts import Verdicts
 
 
 class Halves(Protocol):
@@ -56,21 +56,21 @@ class Halves(Protocol):
 
 
 class GatedCpu:
-    """A backend that leaves the decoder out where the gate finds a frame empty; batches are run frame by frame."""
+    """A backend that skips the decoder where the gate finds a frame empty; batches are run frame by frame."""
 
-    def __init__(self, halves: Halves, bundle: Bundle) -> None:
+    def __init__(self, halves: Halves, bundle: Bundle, threads: int = 1) -> None:
         self._halves = halves
         self._gate = bundle_gate(bundle)
         self._size_px = bundle.manifest.frame.size_px
         self._gabor = bundle.manifest.gabor.parameters()
-        self._threads = this_processor().cores
+        self._threads = threads
         self._turn = threading.Lock()
 
-    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+    def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3), and scores; no frame is skipped."""
         return self._infer(rgb, -np.inf)
 
-    def infer_gated(self, rgb: NDArray[np.uint8]) -> Inference:
+    def infer_gated(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         """The same, with the probability 0 for each frame whose score lies under the gate's threshold."""
         return self._infer(rgb, self._gate.serving_threshold)
 
@@ -115,8 +115,8 @@ class GatedCpu:
         return np.asarray(answer[0, 0])
 
 
-def open_gated(halves: Halves, bundle: Bundle) -> GatedCpu:
-    """Both halves as a backend, once masks and scores of the bundle's goldens have come out right on this machine.
+def open_gated(halves: Halves, bundle: Bundle, machine: Machine) -> GatedCpu:
+    """Both halves as a backend, once they reproduce masks and scores of the bundle's goldens on this machine.
 
     Raises:
         BackendError: the engine failed.
@@ -124,23 +124,22 @@ def open_gated(halves: Halves, bundle: Bundle) -> GatedCpu:
         BundleError: the bundle holds no gate, or a golden is damaged.
     """
     try:
-        backend = GatedCpu(halves, bundle)
+        backend = GatedCpu(halves, bundle, machine.processor.cores)
         engine = {
             "engine": halves.title,
             "encoder": bundle.manifest.files[GATE_ENCODER].sha256,
             "gate": bundle_gate(bundle).model_dump_json(),
         }
-        prove_on_cpu(
-            f"gate-{halves.name}", bundle, GATE_DECODER, engine, lambda: hold_gated(backend, bundle, halves.title)
-        )
+        key = cpu_verdict_key(f"gate-{halves.name}", bundle, GATE_DECODER, engine, machine)
+        self_test_once(key, Verdicts(machine), lambda: run_gated_goldens(backend, bundle, halves.title))
     except BaseException:
         halves.close()
         raise
     return backend
 
 
-def hold_gated(backend: GatedBackend, bundle: Bundle, way: str) -> tuple[GoldenResult, ...]:
-    """Hold a gated backend to the goldens: masks with no frame skipped, scores, and what is skipped.
+def run_gated_goldens(backend: GatedBackend, bundle: Bundle, engine: str) -> tuple[GoldenResult, ...]:
+    """Run the goldens by a gated backend: masks with no frame skipped, scores, and what is skipped.
 
     Raises:
         ParityError: a mask misses the limit of the decoder's file; a score lies further from the reference's than
@@ -152,21 +151,21 @@ def hold_gated(backend: GatedBackend, bundle: Bundle, way: str) -> tuple[GoldenR
         score = float("nan") if found.scores is None else float(found.scores[0])
         if not abs(score - expected) <= gate.margin:
             raise ParityError(
-                f"the gate scores {golden.name} {score:.6f} by {way}, the reference {expected:.6f}, further apart than "
-                f"{gate.margin}; do not use the gate on this machine: run `breastseg doctor`"
+                f"the gate scores {golden.name} {score:.6f} by {engine}, the reference {expected:.6f}, further apart "
+                f"than {gate.margin}; do not use the gate on this machine: run `breastseg doctor`"
             )
         near = abs(expected - gate.serving_threshold) <= gate.margin  # where rounding may decide
         if found.skipped is None or (bool(found.skipped[0]) != skip and not near):
             raise ParityError(
-                f"the gate must {'skip' if skip else 'let through'} {golden.name} and did the contrary by {way}; "
+                f"the gate must {'skip' if skip else 'let through'} {golden.name} and did the contrary by {engine}; "
                 "do not use the gate on this machine: run `breastseg doctor`"
             )
 
     def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        probability = backend.infer(rgb).checked(rgb.shape[:3], way).probability
+        probability = backend.infer(rgb).checked(rgb.shape[:3], engine)
         return (probability >= threshold).astype(np.uint8), probability
 
-    return hold_goldens(bundle, GATE_DECODER, run, 1, way)
+    return run_goldens(bundle, GATE_DECODER, run, 1, engine)
 
 
 def bundle_gate(bundle: Bundle) -> Gate:

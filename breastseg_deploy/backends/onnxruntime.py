@@ -15,19 +15,29 @@ from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gate import FEATURES, SCORE
 from breastseg_deploy.inference import Inference
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.preprocess.tensor import network_input
 
 NAME = "onnxruntime"
 PROVIDER = "CPUExecutionProvider"
 
 
-def check_onnxruntime() -> str:
+def check_onnxruntime(machine: Machine) -> str:
     """What would serve, in words.
 
     Raises:
         MachineError: onnxruntime is not installed.
     """
+    return _title()
+
+
+def _title() -> str:
     return f"ONNX Runtime {require('onnxruntime', 'cpu').__version__} on the CPU"
+
+
+def open_onnxruntime(bundle: Bundle, machine: Machine) -> OnnxRuntimeCpu:
+    """`model.onnx` as it was verified: with this engine, on the whole of this file; see `OnnxRuntimeCpu`."""
+    return OnnxRuntimeCpu(bundle)
 
 
 class OnnxRuntimeCpu:
@@ -41,11 +51,11 @@ class OnnxRuntimeCpu:
     def __init__(self, bundle: Bundle) -> None:
         self._session = _open_session(bundle, MODEL)
 
-    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+    def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
         started = time.perf_counter()
-        probability = _run_session(self._session, rgb, rgb.shape[:3])
-        return Inference(probability, {"preprocess and network": time.perf_counter() - started})
+        found = _run_session(self._session, rgb, rgb.shape[:3])
+        return Inference(found, {"network": time.perf_counter() - started})
 
     def close(self) -> None:
         """Drop the session."""
@@ -65,7 +75,7 @@ class OnnxRuntimeHalves:
 
     def __init__(self, bundle: Bundle) -> None:
         bundle_gate(bundle)
-        self.title = check_onnxruntime()
+        self.title = _title()
         self._encoder, self._decoder = _open_session(bundle, GATE_ENCODER), _open_session(bundle, GATE_DECODER)
 
     def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
@@ -84,9 +94,9 @@ class OnnxRuntimeHalves:
         vars(self).pop("_decoder", None)
 
 
-def open_gated_onnxruntime(bundle: Bundle) -> GatedCpu:
+def open_gated_onnxruntime(bundle: Bundle, machine: Machine) -> GatedCpu:
     """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
-    return open_gated(OnnxRuntimeHalves(bundle), bundle)
+    return open_gated(OnnxRuntimeHalves(bundle), bundle, machine)
 
 
 class NetworkOnCpu:
@@ -102,7 +112,7 @@ class NetworkOnCpu:
         self._session = _open_session(bundle, NETWORK_FP16)
         self._gabor = bundle.manifest.gabor.parameters()
 
-    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+    def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
         started = time.perf_counter()
         tensor = network_input(rgb, self._gabor)

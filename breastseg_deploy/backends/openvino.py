@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
-from breastseg_deploy.backends.proof import prove_on_cpu
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, INT8_NETWORK, INT8_WEIGHTS, MODEL, TENSOR, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gate import FEATURES, SCORE
 from breastseg_deploy.inference import Inference
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.preprocess.tensor import network_input
-from breastseg_deploy.processor import this_processor
-from breastseg_deploy.selftest import GoldenResult, hold_goldens
+from breastseg_deploy.selftest import GoldenResult, cpu_verdict_key, run_goldens, self_test_once
+from breastseg_deploy.verdicts import Verdicts
 
 NAME = "openvino"
 NAME_INT8 = "openvino-int8"
@@ -39,12 +39,12 @@ _TELEMETRY = "openvino_telemetry"
 
 
 def load_openvino() -> Any:
-    """Import OpenVINO without its telemetry: a scanner's computer calls nobody.
+    """Import OpenVINO without its telemetry: a scanner's computer opens no connection unasked.
 
     `import openvino` imports its conversion tools, and these report the import to Google Analytics and leave a client
     number in ~/intel, unless somebody opted out before. Where openvino_telemetry is not to be had, OpenVINO takes a
     stand-in of its own that does nothing; so it is hidden while OpenVINO is imported. The native libraries open no
-    connections. A program that imported OpenVINO itself before has called already.
+    connections. A program that imported OpenVINO itself before has sent its report already.
 
     Raises:
         MachineError: openvino is not installed.
@@ -54,7 +54,7 @@ def load_openvino() -> Any:
         return require("openvino", "openvino")
 
 
-def check_openvino() -> str:
+def check_openvino(machine: Machine) -> str:
     """What would serve, in words.
 
     Raises:
@@ -64,11 +64,11 @@ def check_openvino() -> str:
     return f"{_title(load_openvino())} on the CPU"
 
 
-def open_openvino(bundle: Bundle) -> OpenVinoCpu:
-    """The network, once the bundle's goldens have come out right through it on this machine.
+def open_openvino(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
+    """The network, once it reproduces the bundle's goldens on this machine.
 
-    That is found out once for each version of OpenVINO, NumPy and this toolkit, processor, model and set of goldens,
-    and kept in the private cache folder; where that cannot be used, the goldens run at every opening.
+    They run once for each version of OpenVINO, NumPy and this toolkit, processor, model and set of goldens, and the
+    verdict is kept in the private cache folder; where that cannot be used, they run at every opening.
 
     Raises:
         MachineError: openvino is not installed.
@@ -76,11 +76,11 @@ def open_openvino(bundle: Bundle) -> OpenVinoCpu:
         ParityError: a golden misses the limit of `model.onnx`.
         BundleError: a file of the bundle was altered, a golden is damaged, or the manifest holds no limit.
     """
-    return _proved(OpenVinoCpu(bundle, MODEL), NAME, bundle)
+    return _self_tested(NAME, bundle, MODEL, machine)
 
 
-def open_openvino_int8(bundle: Bundle) -> OpenVinoCpu:
-    """The bundle's INT8 network, once the goldens have come out right through it, as `open_openvino`.
+def open_openvino_int8(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
+    """The bundle's INT8 network, once it reproduces the goldens on this machine, as `open_openvino`.
 
     Raises:
         MachineError: openvino is not installed.
@@ -88,15 +88,17 @@ def open_openvino_int8(bundle: Bundle) -> OpenVinoCpu:
         ParityError: a golden misses the limit of the INT8 network.
         BundleError: the bundle holds no such network, a file was altered, or a golden is damaged.
     """
-    return _proved(OpenVinoCpu(bundle, INT8_NETWORK), NAME_INT8, bundle)
+    return _self_tested(NAME_INT8, bundle, INT8_NETWORK, machine)
 
 
-def _proved(backend: OpenVinoCpu, name: str, bundle: Bundle) -> OpenVinoCpu:
+def _self_tested(name: str, bundle: Bundle, artefact: str, machine: Machine) -> OpenVinoCpu:
+    backend = OpenVinoCpu(bundle, artefact, threads=machine.processor.cores)
     try:
         engine = {"engine": f"{backend.title} {SETTINGS}"}
-        if backend.artefact == INT8_NETWORK:
+        if artefact == INT8_NETWORK:
             engine["weights"] = bundle.manifest.files[INT8_WEIGHTS].sha256
-        prove_on_cpu(name, bundle, backend.artefact, engine, lambda: _held(backend, bundle))
+        key = cpu_verdict_key(name, bundle, artefact, engine, machine)
+        self_test_once(key, Verdicts(machine), lambda: _goldens(backend, bundle))
     except BaseException:
         backend.close()
         raise
@@ -110,22 +112,30 @@ class OpenVinoCpu:
     batch. Threads preprocess side by side and take turns at the network. Nothing is stored: OpenVINO's model cache is
     off, since compiling takes seconds and a cached model would be one more file to trust.
 
+    Args:
+        bundle: opened.
+        artefact: the bundle's file that it serves.
+        threads: of the preprocessing.
+        settings: of OpenVINO; whatever they are, the network computes in float32 or not at all.
+
     Attributes:
         title: name and version of the engine.
         artefact: the bundle's file that it serves.
 
     Raises:
         MachineError: openvino is not installed.
-        BackendError: the model cannot be loaded.
+        BackendError: the model cannot be loaded, or would not compute in float32.
         BundleError: it was altered.
     """
 
-    def __init__(self, bundle: Bundle, artefact: str = MODEL) -> None:
+    def __init__(
+        self, bundle: Bundle, artefact: str = MODEL, *, threads: int = 1, settings: Mapping[str, object] = SETTINGS
+    ) -> None:
         ov = load_openvino()
         self.title, self.artefact = _title(ov), artefact
         self._size_px = bundle.manifest.frame.size_px
         self._gabor = bundle.manifest.gabor.parameters()
-        self._threads = this_processor().cores
+        self._threads = threads
         self._turn = threading.Lock()
         with openvino_border(
             f"cannot load {bundle.path / artefact}", "try another version of it, or export the bundle again"
@@ -136,20 +146,20 @@ class OpenVinoCpu:
             else:
                 network = _cut_at_tensor(ov, core, bundle)
             _check_answer(ov, network, bundle, artefact)
-            self._request = compiled_request(ov, core, network)
+            self._request = compiled_request(ov, core, network, settings)
 
-    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+    def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
-        probability = np.empty((len(rgb), *self._size_px), np.float32)
+        probabilities = np.empty((len(rgb), *self._size_px), np.float32)
         seconds = {"preprocess": 0.0, "network": 0.0}  # the latter with waiting for other threads
         for number in range(len(rgb)):
             started = time.perf_counter()
             tensor = network_input(rgb[number : number + 1], self._gabor, self._threads)
             preprocessed = time.perf_counter()
-            self._run(tensor, probability[number])
+            self._run(tensor, probabilities[number])
             seconds["preprocess"] += preprocessed - started
             seconds["network"] += time.perf_counter() - preprocessed
-        return Inference(probability, seconds)
+        return Inference(probabilities, seconds)
 
     def close(self) -> None:
         """Drop the network."""
@@ -209,14 +219,14 @@ class OpenVinoHalves:
         vars(self).pop("_decoder", None)
 
 
-def open_gated_openvino(bundle: Bundle) -> GatedCpu:
+def open_gated_openvino(bundle: Bundle, machine: Machine) -> GatedCpu:
     """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
-    return open_gated(OpenVinoHalves(bundle), bundle)
+    return open_gated(OpenVinoHalves(bundle), bundle, machine)
 
 
-def compiled_request(ov: Any, core: Any, model: Any) -> Any:
+def compiled_request(ov: Any, core: Any, model: Any, settings: Mapping[str, object] = SETTINGS) -> Any:
     """A request on the compiled model, which computes in float32 or not at all."""
-    compiled = core.compile_model(model, "CPU", SETTINGS)
+    compiled = core.compile_model(model, "CPU", dict(settings))
     precision = compiled.get_property("INFERENCE_PRECISION_HINT")
     if precision != ov.Type.f32:
         raise BackendError(f"{_title(ov)} must compute in float32, it took {precision}; use onnxruntime")
@@ -265,14 +275,14 @@ def _check_answer(ov: Any, network: Any, bundle: Bundle, artefact: str) -> None:
         )
 
 
-def _held(backend: OpenVinoCpu, bundle: Bundle) -> tuple[GoldenResult, ...]:
-    """How the goldens come out, all within the limit of what serves."""
+def _goldens(backend: OpenVinoCpu, bundle: Bundle) -> tuple[GoldenResult, ...]:
+    """The goldens by this backend, all within the limit of what serves."""
 
     def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        probability = backend.infer(rgb).checked(rgb.shape[:3], backend.title).probability
+        probability = backend.infer(rgb).checked(rgb.shape[:3], backend.title)
         return (probability >= bundle.manifest.threshold).astype(np.uint8), probability
 
-    return hold_goldens(bundle, backend.artefact, run, 1, f"{backend.title} behind the FFT preprocessing")
+    return run_goldens(bundle, backend.artefact, run, 1, f"{backend.title} behind the FFT preprocessing")
 
 
 def _title(ov: Any) -> str:

@@ -1,54 +1,27 @@
 """Which backend serves: the preferred one that works here, and the reasons, in words, why others do not.
 
-Opening a bundle never changes the code path without a word. `choose` says why every preferred backend was passed over;
-with `strict`, it does not pass over what ought to work. Backends on a GPU come in the order of preference; among those
-on the CPU the faster one serves, see `backends.contest`.
+Opening a bundle never changes the code path silently. `choose` says why every preferred backend was passed over; with
+`strict`, it does not pass over what ought to work. Backends on a GPU come in the order of preference; among those on
+the CPU the fastest serves, see `backends.fastest`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
-from breastseg_deploy.backends.contest import Contest
+from breastseg_deploy.backends.fastest import WALL_CLOCK, Clock, SpeedTest
 from breastseg_deploy.backends.gated import bundle_gate
-from breastseg_deploy.backends.onnxruntime import OnnxRuntimeCpu, check_onnxruntime, open_gated_onnxruntime
-from breastseg_deploy.backends.openvino import (
-    NAME_INT8,
-    check_openvino,
-    open_gated_openvino,
-    open_openvino,
-    open_openvino_int8,
-)
-from breastseg_deploy.bundle import GATE_DECODER, INT8_NETWORK, MODEL, NETWORK_FP16, Bundle
+from breastseg_deploy.backends.registry import BACKENDS, BackendRecord
+from breastseg_deploy.bundle import GATE_DECODER, MODEL, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError, ParityError
-from breastseg_deploy.gpu.loading import check_onnxruntime_cuda, check_tensorrt, open_onnxruntime_cuda, open_tensorrt
-from breastseg_deploy.inference import Backend, GatedBackend
-from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
+from breastseg_deploy.inference import Backend
+from breastseg_deploy.machine import Machine
+from breastseg_deploy.nvidia import Gpu, NoGpu
+
+Backends = Mapping[str, BackendRecord]
 
 AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class Loader:
-    """How a backend is opened; its libraries are imported by `check` and `open`, not before.
-
-    Attributes:
-        check: says what would serve, in words; a MachineError says what this machine lacks for it.
-        open: loads a bundle.
-        on_gpu: whether it computes on a GPU.
-        artefact: the bundle's file that it serves, whose parity limits its goldens are held to.
-        extras: of this distribution, that bring its libraries.
-        open_gated: loads a bundle with the empty-frame gate; None where it serves none.
-    """
-
-    check: Callable[[], str]
-    open: Callable[[Bundle], Backend]
-    on_gpu: bool
-    artefact: str
-    extras: str
-    open_gated: Callable[[Bundle], GatedBackend] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +30,7 @@ class Choice:
 
     Attributes:
         name: of the backend.
+        record: what the registry says of it.
         reason: begins with the name.
         backend: loaded.
         artefact: the bundle's file that it serves.
@@ -64,61 +38,23 @@ class Choice:
     """
 
     name: str
+    record: BackendRecord
     reason: str
     backend: Backend
-    artefact: str = MODEL
+    artefact: str
     fell_back: bool = False
 
 
-LOADERS: Mapping[str, Loader] = {
-    "tensorrt": Loader(
-        check=partial(check_tensorrt, "tensorrt"),
-        open=partial(open_tensorrt, name="tensorrt"),
-        on_gpu=True,
-        artefact=NETWORK_FP16,
-        extras="gpu,tensorrt",
-    ),
-    "tensorrt-rtx": Loader(
-        check=partial(check_tensorrt, "tensorrt-rtx"),
-        open=partial(open_tensorrt, name="tensorrt-rtx"),
-        on_gpu=True,
-        artefact=NETWORK_FP16,
-        extras="gpu,tensorrt-rtx",
-    ),
-    "onnxruntime-cuda": Loader(
-        check=check_onnxruntime_cuda, open=open_onnxruntime_cuda, on_gpu=True, artefact=NETWORK_FP16, extras="gpu"
-    ),
-    "openvino": Loader(
-        check=check_openvino,
-        open=open_openvino,
-        on_gpu=False,
-        artefact=MODEL,
-        extras="openvino",
-        open_gated=open_gated_openvino,
-    ),
-    "onnxruntime": Loader(
-        check=check_onnxruntime,
-        open=OnnxRuntimeCpu,
-        on_gpu=False,
-        artefact=MODEL,
-        extras="cpu",
-        open_gated=open_gated_onnxruntime,
-    ),
-    NAME_INT8: Loader(
-        check=check_openvino,
-        open=open_openvino_int8,
-        on_gpu=False,
-        artefact=INT8_NETWORK,
-        extras="openvino",
-    ),
-}
-"""Backends by name: those on a GPU, the preferred one first; then those on the CPU."""
-
-BY_NAME_ONLY = frozenset({NAME_INT8})
-"""Those that "auto" never takes, because their masks are not those of the float32 network."""
-
-
-def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False, gate: bool = False) -> Choice:
+def choose(
+    bundle: Bundle,
+    name: str = AUTO,
+    machine: Machine | None = None,
+    *,
+    strict: bool = False,
+    gate: bool = False,
+    backends: Backends = BACKENDS,
+    clock: Clock = WALL_CLOCK,
+) -> Choice:
     """Load the backend of that name, or with "auto" the preferred one that works here.
 
     A backend asked for by name serves or fails. With "auto", one that this machine lacks something for (GPU, library)
@@ -129,8 +65,17 @@ def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False, gate: bool
     Where "auto" comes to the CPU and finds several backends for it, the first opening of a bundle loads them all and
     times them on a golden, which takes seconds and the memory of all; the choice is kept for the next opening.
 
-    With `gate`, the backend leaves the decoder out for frames that the bundle's empty-frame gate finds empty. That is
-    served on the CPU alone so far, so every GPU backend is passed over with that reason.
+    With `gate`, the backend skips the decoder for frames that the bundle's empty-frame gate finds empty. That is served
+    on the CPU alone so far, so every GPU backend is passed over with that reason.
+
+    Args:
+        bundle: opened.
+        name: of a backend, or "auto".
+        machine: where it serves; None for this one.
+        strict: refuse what "auto" would otherwise pass over.
+        gate: serve with the bundle's empty-frame gate.
+        backends: to choose among, by name.
+        clock: that CPU backends are timed by.
 
     Raises:
         BackendError: no backend of that name; it failed; none is left; it serves no gate; or `strict` refuses.
@@ -140,39 +85,42 @@ def choose(bundle: Bundle, name: str = AUTO, *, strict: bool = False, gate: bool
     """
     if gate:
         bundle_gate(bundle)
+    machine = machine or Machine()
     if name == AUTO:
-        return _preferred(bundle, strict, gate)
-    if name not in LOADERS:
-        raise BackendError(f"no backend {name!r}; choose one of {', '.join([AUTO, *LOADERS])}")
-    loader = LOADERS[name]
-    if gate and loader.open_gated is None:
+        return _preferred(_Search(bundle, machine, backends, strict=strict, gate=gate), clock)
+    if name not in backends:
+        raise BackendError(f"no backend {name!r}; choose one of {', '.join([AUTO, *backends])}")
+    record = backends[name]
+    if gate and record.open_gated is None:
         raise BackendError(f"{name} {_NO_GATE}; open the bundle without gate, or with another backend")
-    loader.check()
-    served = _opened(loader, bundle, gate)
+    record.check(machine)
+    served = _opened(record, bundle, machine, gate)
     why = f"{name}: asked for by name{_GATE_ON if gate else ''}"
-    return Choice(name, why, served, GATE_DECODER if gate else loader.artefact)
+    return Choice(name, record, why, served, GATE_DECODER if gate else record.artefact)
 
 
 _GATE_ON = "; with the empty-frame gate"
 _NO_GATE = "serves no empty-frame gate, which runs in float32 on the CPU alone"
 
 
-def _opened(loader: Loader, bundle: Bundle, gate: bool) -> Backend:
-    return loader.open_gated(bundle) if gate and loader.open_gated is not None else loader.open(bundle)
+def _opened(record: BackendRecord, bundle: Bundle, machine: Machine, gate: bool) -> Backend:
+    open_backend = record.open_gated if gate and record.open_gated is not None else record.open
+    return open_backend(bundle, machine)
 
 
-def _preferred(bundle: Bundle, strict: bool, gate: bool) -> Choice:
-    search = _Search(bundle, strict, gate)
-    gpu = look_for_gpu()
-    for name in [name for name, loader in LOADERS.items() if loader.on_gpu]:
+def _preferred(search: _Search, clock: Clock) -> Choice:
+    gpu = search.machine.gpu
+    for name in [name for name, record in search.backends.items() if record.on_gpu]:
         backend = search.opened(name)
         if backend is not None:
-            return Choice(name, search.reason(name), backend, LOADERS[name].artefact, search.failed)
-    if strict:
-        _refuse_the_cpu(bundle, gpu, search.passed_over)
-    name, why, backend = _fastest_on_cpu(search)
-    artefact = GATE_DECODER if gate else LOADERS[name].artefact
-    return Choice(name, why + (_GATE_ON if gate else ""), backend, artefact, search.failed or isinstance(gpu, Gpu))
+            artefact = search.artefact(name)
+            return Choice(name, search.backends[name], search.reason(name), backend, artefact, search.failed)
+    if search.strict:
+        _refuse_the_cpu(search.bundle, gpu, search.passed_over)
+    name, why, backend = _fastest_on_cpu(search, clock)
+    why += _GATE_ON if search.gate else ""
+    fell_back = search.failed or isinstance(gpu, Gpu)
+    return Choice(name, search.backends[name], why, backend, search.artefact(name), fell_back)
 
 
 class _Search:
@@ -183,41 +131,45 @@ class _Search:
         failed: whether one of them is there and ought to have worked.
     """
 
-    def __init__(self, bundle: Bundle, strict: bool, gate: bool) -> None:
-        self.bundle, self.gate = bundle, gate
+    def __init__(self, bundle: Bundle, machine: Machine, backends: Backends, *, strict: bool, gate: bool) -> None:
+        self.bundle, self.machine, self.backends = bundle, machine, backends
+        self.strict, self.gate = strict, gate
         self.passed_over: dict[str, str] = {}
         self.failed = False
-        self._strict = strict
+
+    def artefact(self, name: str) -> str:
+        """The bundle's file that a backend serves."""
+        return GATE_DECODER if self.gate else self.backends[name].artefact
 
     def opened(self, name: str) -> Backend | None:
         """The backend, loaded; None where it cannot serve."""
+        if self.ready(name) is None:
+            return None
         try:
-            return _opened(LOADERS[name], self.bundle, self.gate) if self.ready(name) is not None else None
+            return _opened(self.backends[name], self.bundle, self.machine, self.gate)
         except BreastsegError as err:
-            self.lost(name, err)
+            self.pass_over(name, err)
             return None
 
     def ready(self, name: str) -> str | None:
         """What would serve, in words; None where this machine or the bundle lacks something for it."""
-        loader, files = LOADERS[name], self.bundle.manifest.files
-        if self.gate and loader.open_gated is None:
+        record, manifest = self.backends[name], self.bundle.manifest
+        if self.gate and record.open_gated is None:
             self.passed_over[name] = _NO_GATE
             return None
-        if loader.artefact not in files:
-            precision = self.bundle.manifest.precision
-            self.passed_over[name] = (
-                f"the bundle holds no {loader.artefact} (it was exported with --precision {precision})"
-            )
+        if record.artefact not in manifest.files:
+            exported = f"it was exported with --precision {manifest.precision}"
+            self.passed_over[name] = f"the bundle holds no {record.artefact} ({exported})"
             return None
         try:
-            return loader.check()
+            return record.check(self.machine)
         except MachineError as err:
             self.passed_over[name] = str(err)
         except BreastsegError as err:
-            self.lost(name, err)
+            self.pass_over(name, err)
         return None
 
-    def lost(self, name: str, err: BreastsegError) -> None:
+    def pass_over(self, name: str, err: BreastsegError) -> None:
         """Pass over a backend that is there and fails.
 
         Raises:
@@ -226,7 +178,7 @@ class _Search:
         """
         if isinstance(err, BundleError):
             raise err
-        if self._strict:
+        if self.strict:
             kind = ParityError if isinstance(err, ParityError) else BackendError
             raise kind(f"{name} failed, and with strict=True no other backend may serve in its place: {err}") from err
         self.failed = True
@@ -239,25 +191,26 @@ class _Search:
         return f"{name}: {why or 'the first that works here'}; passed over: {_in_words(self.passed_over)}"
 
 
-def _fastest_on_cpu(search: _Search) -> tuple[str, str, Backend]:
-    """The CPU backend that serves: its name, the reason, and itself; the faster one where there are several.
+def _fastest_on_cpu(search: _Search, clock: Clock) -> tuple[str, str, Backend]:
+    """The CPU backend that serves: its name, the reason, and itself; the fastest one where there are several.
 
     Raises:
         BackendError, MachineError: none is left.
     """
-    names = [name for name, loader in LOADERS.items() if not loader.on_gpu and name not in BY_NAME_ONLY]
+    names = [name for name, record in search.backends.items() if not record.on_gpu and not record.by_name_only]
     words = {name: search.ready(name) for name in names}
     engines = {name: engine for name, engine in words.items() if engine is not None}
-    contest = Contest(search.bundle, engines, GATE_DECODER if search.gate else MODEL)
-    measured = contest.known() if len(engines) > 1 else None
+    speed = SpeedTest(search.bundle, engines, GATE_DECODER if search.gate else MODEL, search.machine, clock)
+    measured = speed.known() if len(engines) > 1 else None
     opened: dict[str, Backend] = {}
     try:
+        # Nothing is known yet: all are loaded and timed. Else only the fastest is, and the next where it fails today.
         if measured is None:
             for name in engines:
                 backend = search.opened(name)
                 if backend is not None:
                     opened[name] = backend
-            measured = contest.hold(opened, search.lost) if len(opened) > 1 else None
+            measured = speed.measure(opened, search.pass_over) if len(opened) > 1 else None
         ranking = list(opened) if measured is None else measured.ranking()
         for name in ranking:
             backend = opened.pop(name, None) or search.opened(name)
@@ -265,8 +218,8 @@ def _fastest_on_cpu(search: _Search) -> tuple[str, str, Backend]:
                 faster = measured is not None and len(ranking) > 1 and name == ranking[0]
                 return name, search.reason(name, measured.words(name) if measured and faster else ""), backend
     finally:
-        for loser in opened.values():
-            loser.close()
+        for slower in opened.values():
+            slower.close()
     kind = BackendError if search.failed else MachineError
     raise kind(f"no backend can serve here: {_in_words(search.passed_over)}")
 

@@ -18,7 +18,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from breastseg_deploy.errors import ContractError
+    from breastseg_deploy.errors import ArgumentError
     from breastseg_deploy.io.images import png_bytes
     from breastseg_deploy.phantom import phantom_frame
     from breastseg_deploy.preprocess.gabor import check_side
@@ -26,7 +26,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     check_side(arguments.size, arguments.size)
     if arguments.count < 1:
-        raise ContractError(f"--count must be at least 1, got {arguments.count}")
+        raise ArgumentError(f"--count must be at least 1, got {arguments.count}")
     if arguments.force:
         check_replaceable(arguments.output, "images")
     with folder_written_whole(arguments.output, force=arguments.force) as folder:

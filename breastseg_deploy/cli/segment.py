@@ -13,7 +13,8 @@ from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, pr
 
 if TYPE_CHECKING:
     from breastseg_deploy.io.images import FrameFile
-    from breastseg_deploy.segmenter import Segmentation, Segmenter
+    from breastseg_deploy.result import Segmentation
+    from breastseg_deploy.segmenter import Segmenter
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

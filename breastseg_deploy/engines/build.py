@@ -21,7 +21,7 @@ from breastseg_deploy.engines.flavour import Flavour, load, version
 from breastseg_deploy.engines.inspection import check_engine
 from breastseg_deploy.engines.network import TypeHistogram, checked_types, parse_network
 from breastseg_deploy.engines.request import EngineRequest
-from breastseg_deploy.errors import BackendError, ContractError
+from breastseg_deploy.errors import ArgumentError, BackendError
 
 Say = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def build_engine(
         MachineError: the flavour is not installed.
         BackendError: the parser cannot take the network, a convolution outside the islands is not HALF, or the
             builder failed.
-        ContractError: a compute capability that the flavour cannot build for.
+        ArgumentError: a compute capability that the flavour cannot build for.
     """
     trt = load(request.flavour)
     title = f"{request.flavour.title} {version(trt)}"
@@ -116,14 +116,14 @@ def target_capability(trt: TensorRT, request: EngineRequest) -> Enumerator | Non
     """The flavour's own value for the request's compute capability; None where it knows its own GPU alone.
 
     Raises:
-        ContractError: the flavour does not build for it.
+        ArgumentError: the flavour does not build for it.
     """
     if not request.flavour.builds_for_other_gpus:
         return None
     members = cast(TensorRTRtx, trt).ComputeCapability.__members__
     found = members.get(f"SM{request.compute_capability.replace('.', '')}")
     if found is None:
-        raise ContractError(
+        raise ArgumentError(
             f"{request.flavour.title} {version(trt)} builds for the compute capabilities "
             f"{', '.join(buildable_capabilities(request.flavour))}, got {request.compute_capability}; "
             "use TensorRT on that GPU"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from breastseg_deploy.engines.api import TensorRT
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.extras import require
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
@@ -43,12 +43,12 @@ def flavour_named(name: str) -> Flavour:
     """The flavour of that name.
 
     Raises:
-        ContractError: there is none.
+        ArgumentError: there is none.
     """
     for flavour in FLAVOURS.values():
         if flavour.name == name:
             return flavour
-    raise ContractError(f"no TensorRT flavour {name!r}; choose one of {', '.join(FLAVOURS)}")
+    raise ArgumentError(f"no TensorRT flavour {name!r}; choose one of {', '.join(FLAVOURS)}")
 
 
 def load(flavour: Flavour) -> TensorRT:

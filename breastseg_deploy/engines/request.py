@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from breastseg_deploy.engines.flavour import Flavour
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 
 WORKSPACE_BYTES = 4 << 30
 """Scratch memory that the builder may plan with, unless told otherwise: what a scanner's GPU of 8 GiB can spare."""
@@ -26,7 +26,7 @@ class EngineRequest:
         workspace_bytes: scratch memory that the builder may plan with.
 
     Raises:
-        ContractError: batches that are not 1 <= min <= opt <= max, a capability that is no "major.minor", or no
+        ArgumentError: batches that are not 1 <= min <= opt <= max, a capability that is no "major.minor", or no
             workspace.
     """
 
@@ -40,13 +40,13 @@ class EngineRequest:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
-            raise ContractError(
+            raise ArgumentError(
                 f"batches must be 1 <= min <= opt <= max, got {self.min_batch}, {self.opt_batch}, {self.max_batch}"
             )
         if not is_compute_capability(self.compute_capability):
-            raise ContractError(f"a compute capability is written as in 8.6, got {self.compute_capability!r}")
+            raise ArgumentError(f"a compute capability is written as in 8.6, got {self.compute_capability!r}")
         if self.workspace_bytes <= 0:
-            raise ContractError(f"the workspace must be at least one byte, got {self.workspace_bytes}")
+            raise ArgumentError(f"the workspace must be at least one byte, got {self.workspace_bytes}")
 
 
 def is_compute_capability(text: str) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,13 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from breastseg_deploy.bundle import ENGINES, NETWORK_FP16, Bundle
 from breastseg_deploy.engines.build import BuiltEngine, Say, build_engine
 from breastseg_deploy.engines.flavour import load, version
-from breastseg_deploy.engines.lock import lock_held
 from breastseg_deploy.engines.network import TypeHistogram
-from breastseg_deploy.engines.private import PrivateFolder, cache_place
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.errors import BackendError, BundleError
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import EngineEntry
-from breastseg_deploy.version import __version__
+from breastseg_deploy.verdicts import PrivateFolder
 
 Origin = Literal["bundle", "cache", "built"]
 Build = Callable[[bytes, EngineRequest, tuple[str, ...], Say, bytes | None], BuiltEngine]
@@ -116,7 +116,7 @@ class _Record(BaseModel):
 
 
 def obtain_engine(
-    bundle: Bundle, request: EngineRequest, say: Say = lambda _: None, build: Build = build_engine
+    bundle: Bundle, request: EngineRequest, machine: Machine, say: Say = lambda _: None, build: Build = build_engine
 ) -> Engine:
     """The engine of a bundle for a request: from the bundle, else from the cache, else built and put into the cache.
 
@@ -126,6 +126,7 @@ def obtain_engine(
     Args:
         bundle: opened, so checked.
         request: for this machine's GPU.
+        machine: in whose cache folder engines are kept.
         say: told what happens, in sentences.
         build: makes the engine where there is none.
 
@@ -145,12 +146,12 @@ def obtain_engine(
     shipped = _from_bundle(bundle, key, say)
     if shipped is not None:
         return shipped
-    folder = PrivateFolder.open(cache_place())
+    folder = PrivateFolder.open(machine.cache)
     kept = _from_cache(folder, key, say)
     if kept is not None:
         return kept
-    lock = folder.path / f"{key.digest}.lock"
-    with lock_held(lock, lambda: say("another process builds this engine already; waiting for it")):
+    waiting = partial(say, "another process builds this engine already; waiting for it")
+    with folder.locked(f"{key.digest}.lock", waiting):
         kept = _from_cache(folder, key, lambda _: None)  # another process may have been faster
         if kept is not None:
             return kept
@@ -160,44 +161,6 @@ def obtain_engine(
         if built.timing_cache is not None:
             folder.write(timings, built.timing_cache)
         return _keep(folder, key, built)
-
-
-def self_test_passed(engine: Engine, device: str = "") -> bool:
-    """Whether exactly this plan has passed its self-test on this machine, with this version of the toolkit.
-
-    Args:
-        engine: the engine.
-        device: what the verdict hangs on besides the plan, in words, e.g. the GPU's name and driver version; the same
-            words must be given to `record_self_test`.
-
-    Raises:
-        MachineError: the cache belongs to another user, or others may write to it.
-        OutputError: the cache cannot be made.
-    """
-    return PrivateFolder.open(cache_place()).read(_verdict_name(engine, device)) is not None
-
-
-def record_self_test(engine: Engine, figures: Mapping[str, float], device: str = "") -> None:
-    """Keep that this plan has passed its self-test here.
-
-    Args:
-        engine: the engine.
-        figures: what was measured, by name.
-        device: see `self_test_passed`.
-
-    Raises:
-        MachineError: the cache belongs to another user, or others may write to it.
-        OutputError: the cache cannot be written.
-    """
-    verdict = {
-        "engine": asdict(engine.key),
-        "sha256": engine.sha256,
-        "device": device,
-        "toolkit": __version__,
-        "figures": dict(figures),
-        "tested_at": _now(),
-    }
-    PrivateFolder.open(cache_place()).write(_verdict_name(engine, device), json.dumps(verdict, indent=2).encode())
 
 
 def _from_bundle(bundle: Bundle, key: EngineKey, say: Say) -> Engine | None:
@@ -268,11 +231,6 @@ def _keep(folder: PrivateFolder, key: EngineKey, built: BuiltEngine) -> Engine:
     if before is not None and before.sha256 != sha256:
         folder.remove(before.plan_name)
     return Engine(built.plan, key, sha256, "built")
-
-
-def _verdict_name(engine: Engine, device: str) -> str:
-    words = json.dumps([engine.sha256, __version__, device])
-    return f"self-test-{hashlib.sha256(words.encode()).hexdigest()[:32]}.json"
 
 
 def _now() -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.errors import ContractError, FrameError
+from breastseg_deploy.contract import is_frame, rgb_batch, rgb_frame
+from breastseg_deploy.errors import ArgumentError, FrameError
 
 _ON_CUDA, _ON_HOST = (2, 13), (1, 3)
 """DLPack device types: device and managed memory; ordinary and page-locked memory."""
@@ -49,6 +49,9 @@ def frame_count(shape: tuple[int, ...], dtype: np.dtype[Any], size_px: tuple[int
             "where they arise, or use the CPU, which takes full_scale"
         )
     zeros: NDArray[Any] = np.broadcast_to(np.zeros((), dtype), shape)
+    if is_frame(shape, size_px):
+        rgb_frame(zeros, size_px, bit_depth=bit_depth)
+        return 1
     return len(rgb_batch(zeros, size_px, bit_depth=bit_depth))
 
 
@@ -83,15 +86,15 @@ def check_buffer(cupy: Any, name: str, array: Any, shape: tuple[Any, ...], dtype
     """Refuse what a kernel could not read or write as one block of memory on the current device.
 
     Raises:
-        ContractError: no CuPy array, another shape, dtype or device, or pieces of a larger array.
+        ArgumentError: no CuPy array, another shape, dtype or device, or pieces of a larger array.
     """
     wanted = f"{name} must be a C-contiguous CuPy array of {' or '.join(dtypes)}, shape {shape}"
     if not isinstance(array, cupy.ndarray):
-        raise ContractError(f"{wanted}, got {type(array).__name__}; make it with cupy.empty")
+        raise ArgumentError(f"{wanted}, got {type(array).__name__}; make it with cupy.empty")
     if array.dtype.name not in dtypes or array.shape != shape:
-        raise ContractError(f"{wanted}, got {array.dtype} {array.shape}; make it with cupy.empty")
+        raise ArgumentError(f"{wanted}, got {array.dtype} {array.shape}; make it with cupy.empty")
     if not array.flags.c_contiguous:
-        raise ContractError(f"{wanted}, got strides {array.strides}; use cupy.ascontiguousarray")
+        raise ArgumentError(f"{wanted}, got strides {array.strides}; use cupy.ascontiguousarray")
     here = int(cupy.cuda.runtime.getDevice())
     if array.device.id != here:
-        raise ContractError(f"{wanted}, on device {here} with the input, got device {array.device.id}; move it there")
+        raise ArgumentError(f"{wanted}, on device {here} with the input, got device {array.device.id}; move it there")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.gabor import RADIUS_PX, GaborParameters, gabor_bank
 
 SLOTS = 16
@@ -45,7 +45,7 @@ def packed_bank(parameters: GaborParameters | None = None) -> PackedBank:
     """Fold and pack a bank.
 
     Raises:
-        ContractError: a bank that is not even (psi_rad no multiple of pi), which the kernel cannot fold.
+        ArgumentError: a bank that is not even (psi_rad no multiple of pi), which the kernel cannot fold.
     """
     even, odd = _folded(parameters or GaborParameters())
     power = 2.0 ** math.floor(math.log2(1024 / max(np.abs(even).max(), np.abs(odd).max())))
@@ -68,7 +68,7 @@ def _folded(parameters: GaborParameters) -> tuple[NDArray[np.float64], NDArray[n
     """
     bank = gabor_bank(parameters)
     if np.abs(bank - bank[:, ::-1, ::-1]).max() > _NOT_EVEN:
-        raise ContractError(
+        raise ArgumentError(
             f"the GPU kernel folds even filters, so psi_rad must be a multiple of pi, got {parameters.psi_rad}; "
             "run this model on the CPU (backend onnxruntime)"
         )

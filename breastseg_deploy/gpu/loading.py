@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.engines.flavour import FlavourName, flavour_named, load, version
 from breastseg_deploy.engines.request import EngineRequest
-from breastseg_deploy.engines.store import Engine, obtain_engine, record_self_test, self_test_passed
-from breastseg_deploy.errors import BackendError, BreastsegError, MachineError, OutputError
+from breastseg_deploy.engines.store import Engine, obtain_engine
+from breastseg_deploy.errors import BackendError, BreastsegError, MachineError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gpu.failure import one_line
 from breastseg_deploy.gpu.graph import GpuNetwork
 from breastseg_deploy.gpu.onnxruntime_cuda import load_onnxruntime_gpu, open_network
 from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline
 from breastseg_deploy.gpu.tensorrt import TensorRtNetwork
-from breastseg_deploy.nvidia import DEVICE, Gpu, NoGpu, look_for_gpu
-from breastseg_deploy.selftest import yardstick
+from breastseg_deploy.machine import Machine
+from breastseg_deploy.nvidia import DEVICE, Gpu, NoGpu
+from breastseg_deploy.selftest import Goldens, golden_demands, self_test_once
+from breastseg_deploy.verdicts import VerdictKey, Verdicts
+from breastseg_deploy.version import __version__
 
 _LOG = logging.getLogger("breastseg_deploy")
 
 
-def needed_gpu() -> Gpu:
-    """This machine's GPU, with CuPy to use it by.
+def needed_gpu(machine: Machine) -> Gpu:
+    """The machine's GPU, with CuPy to use it by.
 
     Raises:
         MachineError: no GPU, or CuPy is not installed.
         BackendError: CuPy is installed and cannot be loaded.
     """
-    found = look_for_gpu()
+    found = machine.gpu
     if isinstance(found, NoGpu):
         raise MachineError(found.reason)
     with _vendor("CuPy"):
@@ -39,59 +42,93 @@ def needed_gpu() -> Gpu:
     return found
 
 
-def check_tensorrt(name: FlavourName) -> str:
+def check_tensorrt(name: FlavourName, machine: Machine) -> str:
     """What would serve, in words.
 
     Raises:
         MachineError: no GPU, or CuPy or this TensorRT is not installed.
         BackendError: one of them is installed and cannot be loaded.
     """
-    flavour, gpu = flavour_named(name), needed_gpu()
+    flavour, gpu = flavour_named(name), needed_gpu(machine)
     with _vendor(flavour.title):
         return f"{flavour.title} {version(load(flavour))} on {gpu}"
 
 
-def open_tensorrt(bundle: Bundle, name: FlavourName) -> GpuPipeline:
+def open_tensorrt(
+    name: FlavourName,
+    bundle: Bundle,
+    machine: Machine,
+    obtain: Callable[..., Engine] = obtain_engine,
+    load_engine: Callable[..., GpuNetwork] = TensorRtNetwork,
+) -> GpuPipeline:
     """A pipeline around the engine that fits this machine: of the bundle, of the cache, or built now.
 
+    Args:
+        name: of the flavour.
+        bundle: opened.
+        machine: its GPU decides which engine fits.
+        obtain: finds or builds the engine; see `engines.store.obtain_engine`.
+        load_engine: deserialises its plan; see `TensorRtNetwork`.
+
     Raises:
-        MachineError: as `check_tensorrt`; the engine cache is not this user's alone.
+        MachineError: as `check_tensorrt`; the cache folder is not this user's alone.
         BackendError: the engine cannot be built, loaded or run.
         ParityError: a golden misses the limit of the float16 network.
         BundleError: the bundle holds no float16 network, or a file of it was altered.
-        OutputError: the engine cache cannot be written.
+        OutputError: the cache folder cannot be written.
     """
-    flavour, gpu = flavour_named(name), needed_gpu()
+    flavour, gpu = flavour_named(name), needed_gpu(machine)
     with _vendor(flavour.title):
         request = EngineRequest(flavour, gpu.compute_capability, max_batch=MAX_BATCH)
-        engine = obtain_engine(bundle, request, lambda words: _LOG.info("%s: %s", name, words))
+        engine = obtain(bundle, request, machine, lambda words: _LOG.info("%s: %s", name, words))
         if engine.origin == "built":
             _LOG.warning("%s: built an engine for this machine (%s); its goldens are run now", name, engine.key)
         else:
             _LOG.info("%s: engine of the %s (%s)", name, engine.origin, engine.key)
 
         def network(stream: Any) -> GpuNetwork:
-            return TensorRtNetwork(flavour, engine.plan, bundle.manifest.frame.size_px, stream)
+            return load_engine(flavour, engine.plan, bundle.manifest.frame.size_px, stream)
 
-        return GpuPipeline(bundle, network, EngineVerdicts(engine, f"{gpu}; {yardstick(bundle, NETWORK_FP16)}"))
+        def self_test(batch: int, goldens: Goldens) -> bool:
+            return self_test_once(_verdict_key(name, bundle, engine, gpu, batch), Verdicts(machine), goldens)
+
+        return GpuPipeline(bundle, network, self_test)
 
 
-def check_onnxruntime_cuda() -> str:
+def _verdict_key(name: FlavourName, bundle: Bundle, engine: Engine, gpu: Gpu, batch: int) -> VerdictKey:
+    depends_on = {
+        "engine": engine.sha256,
+        "gpu": str(gpu),
+        "batch": str(batch),
+        "toolkit": __version__,
+        "goldens": golden_demands(bundle, NETWORK_FP16),
+    }
+    return VerdictKey(f"self-test-{name}", depends_on)
+
+
+def check_onnxruntime_cuda(machine: Machine) -> str:
     """What would serve, in words.
 
     Raises:
         MachineError: no GPU, or CuPy or onnxruntime-gpu is not installed.
         BackendError: one of them is installed and cannot be loaded.
     """
-    gpu = needed_gpu()
+    gpu = needed_gpu(machine)
     with _vendor("ONNX Runtime"):
         return f"ONNX Runtime {load_onnxruntime_gpu().__version__} on {gpu}"
 
 
-def open_onnxruntime_cuda(bundle: Bundle) -> GpuPipeline:
+def open_onnxruntime_cuda(
+    bundle: Bundle, machine: Machine, load_network: Callable[..., GpuNetwork] = open_network
+) -> GpuPipeline:
     """A pipeline around `network.fp16.onnx` in ONNX Runtime.
 
-    There is no engine whose hash a verdict could hang on, so the goldens run every time.
+    There is no engine whose hash a verdict could name, so the goldens run at every opening.
+
+    Args:
+        bundle: opened.
+        machine: must have a GPU.
+        load_network: opens the session; see `onnxruntime_cuda.open_network`.
 
     Raises:
         MachineError: as `check_onnxruntime_cuda`.
@@ -99,40 +136,9 @@ def open_onnxruntime_cuda(bundle: Bundle) -> GpuPipeline:
         ParityError: a golden misses the limit of the float16 network.
         BundleError: the bundle holds no float16 network, or a file of it was altered.
     """
-    needed_gpu()
+    needed_gpu(machine)
     with _vendor("ONNX Runtime on CUDA"):
-        return GpuPipeline(bundle, lambda stream: open_network(bundle, stream, DEVICE))
-
-
-class EngineVerdicts:
-    """Verdicts on one engine, kept in the engine cache: by its hash, GPU, driver, goldens and batch size.
-
-    Args:
-        engine: the engine.
-        circumstances: all that a verdict hangs on besides engine and batch size, in words.
-    """
-
-    def __init__(self, engine: Engine, circumstances: str) -> None:
-        self._engine = engine
-        self._circumstances = circumstances
-
-    def passed(self, batch: int) -> bool:
-        """See `Verdicts.passed`; where no verdict can be read, there is none."""
-        try:
-            return self_test_passed(self._engine, self._words(batch))
-        except OutputError as err:
-            _LOG.warning("what is known of the engine cannot be read: %s", err)
-            return False
-
-    def record(self, batch: int, figures: Mapping[str, float]) -> None:
-        """See `Verdicts.record`; a verdict that cannot be kept is only found again by the next process."""
-        try:
-            record_self_test(self._engine, figures, self._words(batch))
-        except OutputError as err:
-            _LOG.warning("the engine passed its goldens, and that cannot be kept: %s", err)
-
-    def _words(self, batch: int) -> str:
-        return f"{self._circumstances}; batches of {batch}"
+        return GpuPipeline(bundle, lambda stream: load_network(bundle, stream, DEVICE))
 
 
 @contextmanager

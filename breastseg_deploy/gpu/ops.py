@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from breastseg_deploy.errors import BackendError, ContractError, FrameError
+from breastseg_deploy.errors import ArgumentError, BackendError, FrameError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gpu.arrays import check_buffer, device_of, frame_count, on_device, taken
 from breastseg_deploy.gpu.bank import packed_bank
@@ -97,7 +97,7 @@ def network_input(
 
     Raises:
         FrameError: frames that break the contract, lie scattered in device memory, or come in no known form.
-        ContractError: a side below 32 px, a bank that is not even, a buffer of another shape, dtype or device.
+        ArgumentError: a side below 32 px, a bank that is not even, a buffer of another shape, dtype or device.
         MachineError: CuPy is not installed.
     """
     cupy = require("cupy", "gpu")
@@ -162,12 +162,12 @@ def mask_of_logits(
         The given buffers, and new ones for the others. Nothing has been waited for: `check` before use.
 
     Raises:
-        ContractError: a threshold outside [0, 1], logits or buffers of another shape, dtype or device, or scattered.
+        ArgumentError: a threshold outside [0, 1], logits or buffers of another shape, dtype or device, or scattered.
         MachineError: CuPy is not installed.
     """
     cupy = require("cupy", "gpu")
     if not 0 <= threshold <= 1:
-        raise ContractError(f"threshold must be a probability in [0, 1], got {threshold}; it is not a logit")
+        raise ArgumentError(f"threshold must be a probability in [0, 1], got {threshold}; it is not a logit")
     with _working_on(stream):
         held = taken(cupy, logits)
         with device_of(cupy, held, None):

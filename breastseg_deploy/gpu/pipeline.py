@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
-from breastseg_deploy.contract import is_single_frame
 from breastseg_deploy.errors import BackendError, FrameError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gpu import ops as gpu_ops
@@ -24,31 +23,20 @@ from breastseg_deploy.gpu.failure import GpuGuard
 from breastseg_deploy.gpu.graph import GpuNetwork, launcher
 from breastseg_deploy.inference import Inference
 from breastseg_deploy.nvidia import DEVICE
-from breastseg_deploy.selftest import hold_goldens
+from breastseg_deploy.selftest import Goldens, run_goldens
 
 MAX_BATCH = 8
 """Frames per run: what engines are built for. Larger batches are run in pieces of this size."""
 
 
-class Verdicts(Protocol):
-    """What is known about a network on this machine: whether the goldens have come out right through it."""
-
-    def passed(self, batch: int) -> bool:
-        """Whether they have in batches of this size."""
-
-    def record(self, batch: int, figures: Mapping[str, float]) -> None:
-        """Keep that they have."""
+SelfTest = Callable[[int, Goldens], bool]
+"""Runs the goldens in batches of that size, unless they are known to pass here; whether they ran now."""
 
 
-class NoVerdicts:
-    """Nothing is kept: every process finds out anew."""
-
-    def passed(self, batch: int) -> bool:
-        """Never known."""
-        return False
-
-    def record(self, batch: int, figures: Mapping[str, float]) -> None:
-        """Forgotten."""
+def every_time(batch: int, goldens: Goldens) -> bool:
+    """A `SelfTest` that keeps nothing: every process runs the goldens anew."""
+    goldens()
+    return True
 
 
 @dataclass(frozen=True)
@@ -73,13 +61,13 @@ class GpuPipeline:
     """A `DeviceBackend` around any `GpuNetwork`.
 
     Each batch size from 1 to 8 has its own buffers and CUDA graph, made when it is first used, and serves only after
-    the bundle's goldens have come out right through it: another batch size may run other kernels. Opening prepares
+    it reproduces the bundle's goldens: another batch size may run other kernels. Opening prepares
     batch 1. Calls of several threads wait for each other.
 
     Args:
         bundle: opened; its goldens and limits decide.
         open_network: loads the engine, given the CuPy stream that it must run on.
-        verdicts: what earlier processes found out.
+        self_test: decides whether the goldens must run.
 
     Raises:
         MachineError: CuPy is not installed.
@@ -89,14 +77,14 @@ class GpuPipeline:
     """
 
     def __init__(
-        self, bundle: Bundle, open_network: Callable[[Any], GpuNetwork], verdicts: Verdicts | None = None
+        self, bundle: Bundle, open_network: Callable[[Any], GpuNetwork], self_test: SelfTest = every_time
     ) -> None:
         manifest = bundle.manifest
         self._bundle = bundle
         self._size_px = manifest.frame.size_px
         self._threshold = manifest.threshold
         self._gabor = manifest.gabor.parameters()
-        self._verdicts: Verdicts = NoVerdicts() if verdicts is None else verdicts
+        self._self_test = self_test
         self._cupy: Any = require("cupy", "gpu")
         self._lanes: dict[int, _Lane] = {}
         self._lock = threading.Lock()
@@ -108,15 +96,17 @@ class GpuPipeline:
         with self._on_gpu(1):
             self._lane(1)
 
-    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+    def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         """Probabilities and masks (N, H, W) of a checked batch (N, H, W, 3) on the host; see `Backend.infer`."""
         with self._on_gpu(len(rgb)):
             return _joined([self._run_from_host(self._lane(len(piece)), piece) for piece in _pieces(rgb)])
 
-    def infer_on_device(self, frames: Any, bit_depth: int | None = None) -> Inference:
+    def infer_on_device(
+        self, frames: Any, *, bit_depth: int | None = None, is_batch: bool, probability: bool = True
+    ) -> Inference:
         """Probabilities and masks (N, H, W) of frames on the GPU; see `DeviceBackend.infer_on_device`."""
         with self._on_gpu(1):
-            batch = self._view(frames, bit_depth)
+            batch = self._view(frames, bit_depth, is_batch)
         with self._on_gpu(len(batch)):
             return _joined([self._run(self._lane(len(piece)), piece, bit_depth) for piece in _pieces(batch)])
 
@@ -147,26 +137,19 @@ class GpuPipeline:
         return _Lane(buffers, run_network, [self._cupy.cuda.Event() for _ in range(6)])
 
     def _prove(self, lane: _Lane, batch: int) -> None:
-        """Refuse a batch size through which the goldens come out wrong.
+        """Refuse a batch size that does not reproduce the goldens.
 
-        Where they are known to come out right, one black batch shows that the device computes, and compiles what there
-        is to compile: the first real frame finds all of it done.
+        Where it is known to, one black batch shows that the device computes, and compiles what there is to compile: the
+        first real frame finds all of it done.
         """
-        if self._verdicts.passed(batch):
-            self._run_from_host(lane, np.zeros((batch, *self._size_px, 3), np.uint8))
-            return
 
         def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
             answer = self._run_from_host(lane, rgb)
             return answer.mask, answer.probability
 
-        way = f"{self._network.name} in batches of {batch}"
-        results = hold_goldens(self._bundle, NETWORK_FP16, run, batch, way)
-        figures = {
-            "worst_dice": min(result.dice for result in results),
-            "largest_probability_error": max(result.largest_probability_error for result in results),
-        }
-        self._verdicts.record(batch, figures)
+        engine = f"{self._network.name} in batches of {batch}"
+        if not self._self_test(batch, lambda: run_goldens(self._bundle, NETWORK_FP16, run, batch, engine)):
+            self._run_from_host(lane, np.zeros((batch, *self._size_px, 3), np.uint8))
 
     def _run_from_host(self, lane: _Lane, rgb: NDArray[np.uint8]) -> _Answer:
         """As many frames as the lane is for, through its page-locked buffer."""
@@ -224,7 +207,7 @@ class GpuPipeline:
     def _between(self, before: Any, after: Any) -> float:
         return float(self._cupy.cuda.get_elapsed_time(before, after)) / 1000
 
-    def _view(self, frames: Any, bit_depth: int | None) -> Any:
+    def _view(self, frames: Any, bit_depth: int | None, is_batch: bool) -> Any:
         """Frames on our device as a CuPy batch over the same memory; their producer is waited for on our stream.
 
         Both protocols let the producer name its stream. Many name none and work on the default stream (PyTorch's
@@ -232,12 +215,14 @@ class GpuPipeline:
         """
         self._stream.wait_event(self._cupy.cuda.Stream.null.record())
         view = taken(self._cupy, frames)
-        frame_count(view.shape, view.dtype, self._size_px, bit_depth)
+        if not is_batch:
+            view = view[np.newaxis]
+        frame_count(view.shape[1:] if not is_batch else view.shape, view.dtype, self._size_px, bit_depth)
         if view.device.id != self._device.id:
             raise FrameError(
                 f"frames lie on GPU {view.device.id}, this Segmenter runs on GPU {self._device.id}; copy them there"
             )
-        return view[np.newaxis] if is_single_frame(view.shape, self._size_px) else view
+        return view
 
 
 def _pieces(batch: Any) -> list[Any]:

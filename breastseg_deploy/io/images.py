@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.contract import rgb_frame
 from breastseg_deploy.errors import FrameError
 from breastseg_deploy.extras import require
 
@@ -99,7 +99,7 @@ def read_rgb(file: FrameFile, size_px: tuple[int, int], bit_depth: int | None = 
     """
     frame = read_frame(file.path)
     try:
-        return np.asarray(rgb_batch(frame, size_px, bit_depth=bit_depth if frame.itemsize == 2 else None)[0])
+        return np.asarray(rgb_frame(frame, size_px, bit_depth=bit_depth if frame.itemsize == 2 else None))
     except FrameError as err:
         raise FrameError(f"{file.path}: {err}") from err
 

@@ -38,7 +38,7 @@ def edge_channel(
         (H, W) float32 in [-1, 1], C-contiguous.
 
     Raises:
-        ContractError: H or W below 32.
+        ArgumentError: H or W below 32.
     """
     height, width = rgb.shape[:2]
     check_side(height, width)

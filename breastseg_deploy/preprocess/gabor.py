@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 
 KERNEL_PX = 31
 RADIUS_PX = KERNEL_PX // 2
@@ -41,7 +41,7 @@ class GaborParameters:
         zero_mean: subtract each kernel's mean, so that it does not answer to flat brightness. Off in the paper.
 
     Raises:
-        ContractError: a parameter outside its range.
+        ArgumentError: a parameter outside its range.
     """
 
     wavelengths_px: tuple[float, ...] = (4.0, 10.0, 20.0)
@@ -54,15 +54,15 @@ class GaborParameters:
     def __post_init__(self) -> None:
         numbers = (*self.wavelengths_px, self.sigma_px, self.gamma, self.psi_rad)
         if not all(map(math.isfinite, numbers)):
-            raise ContractError(f"Gabor parameters must be finite, got {self}; the defaults are the paper's")
+            raise ArgumentError(f"Gabor parameters must be finite, got {self}; the defaults are the paper's")
         if not self.wavelengths_px or any(not w > 2 for w in self.wavelengths_px):
-            raise ContractError(f"each Gabor wavelength must be over 2 px (Nyquist), got {self.wavelengths_px}")
+            raise ArgumentError(f"each Gabor wavelength must be over 2 px (Nyquist), got {self.wavelengths_px}")
         if not 1 <= self.orientations <= MOST_ORIENTATIONS:
-            raise ContractError(
+            raise ArgumentError(
                 f"a Gabor bank needs 1 to {MOST_ORIENTATIONS} orientations, got {self.orientations}; the paper has 8"
             )
         if not (self.sigma_px > 0 and self.gamma > 0):
-            raise ContractError(
+            raise ArgumentError(
                 f"sigma_px and gamma must be positive, got {self.sigma_px} and {self.gamma}; the paper's are 5 and 0.5"
             )
 
@@ -117,7 +117,7 @@ def edge_channel_reference(rgb: NDArray[np.uint8], parameters: GaborParameters |
         (H, W) float64 in [-1, 1]. Borders are reflect-101 (OpenCV's BORDER_DEFAULT).
 
     Raises:
-        ContractError: H or W below 32.
+        ArgumentError: H or W below 32.
 
     Source: the paper, section III D. Slow (about 2 s for 512 x 512) and plain on purpose: it is the truth that
     every faster implementation is measured against.
@@ -139,9 +139,9 @@ def check_side(height: int, width: int) -> None:
     """Refuse frames too small for the bank's reflected border.
 
     Raises:
-        ContractError: a side below 32 px.
+        ArgumentError: a side below 32 px.
     """
     if min(height, width) < MIN_SIDE_PX:
-        raise ContractError(
+        raise ArgumentError(
             f"a frame must be at least {MIN_SIDE_PX} x {MIN_SIDE_PX} px, got {height} x {width}; do not pad it by hand"
         )

@@ -28,7 +28,7 @@ def network_input(
         (N, 4, H, W) float32, C-contiguous.
 
     Raises:
-        ContractError: H or W below 32.
+        ArgumentError: H or W below 32.
     """
     count, height, width, _ = rgb.shape
     tensor = np.empty((count, 4, height, width), np.float32)

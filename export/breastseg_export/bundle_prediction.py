@@ -22,9 +22,9 @@ def bundle_predictor(segment: Segmenter, skips: list[bool]) -> Predictor:
     """
 
     def predict(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        answer = segment(frames)
-        skips.extend([] if answer.skipped is None else map(bool, np.atleast_1d(answer.skipped)))
-        return answer.probability
+        results = segment.batch(frames)
+        skips.extend(result.skipped for result in results if result.skipped is not None)
+        return np.stack([result.probability for result in results if result.probability is not None])
 
     return predict
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import Command, print_json
-from breastseg_deploy.errors import ContractError, DataError
+from breastseg_deploy.errors import ArgumentError, DataError
 from breastseg_deploy.storage import write_whole
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_train.evaluate.prediction import seven_fold
 
     if arguments.gate and arguments.tta:
-        raise ContractError("--gate was calibrated on frames seen once, so --tta cannot go with it; leave one away")
+        raise ArgumentError("--gate was calibrated on frames seen once, so --tta cannot go with it; leave one away")
     samples = read_data_set(arguments.data, arguments.splits).samples(arguments.splits)
     skips: list[bool] = []
     with _opened(arguments, samples, skips) as (described, predict, threshold):
@@ -87,7 +87,7 @@ def _opened(
             yield described, bundle_predictor(segment, skips), segment.manifest.threshold
         return
     if arguments.backend != "auto" or arguments.strict or arguments.gate:
-        raise ContractError(
+        raise ArgumentError(
             "--backend, --strict and --gate are for bundles; a checkpoint runs in PyTorch: leave them away"
         )
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from breastseg_deploy.bundle import GOLDENS, INT8_NETWORK, INT8_WEIGHTS, MANIFEST, MODEL, REPORT, golden_bytes
 from breastseg_deploy.contract import check_model_size
-from breastseg_deploy.errors import CheckpointError, ContractError, ParityError
+from breastseg_deploy.errors import ArgumentError, CheckpointError, ParityError
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import FrameContract, Manifest, Precision
 from breastseg_deploy.storage import (
     check_output_folder,
@@ -45,7 +46,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
     Raises:
         BackendError: TensorRT refuses the float16 network or cannot build an engine of it.
         CheckpointError: the checkpoint cannot be used.
-        ContractError: `min_dice` lies outside 0 to 1; engines that cannot be asked for; a gate for another frame size;
+        ArgumentError: `min_dice` lies outside 0 to 1; engines that cannot be asked for; a gate for another frame size;
             a network that is not the paper's; INT8 without frames that calibrate it or show what it costs.
         FrameError: a size that is no multiple of 32, or frames that break the contract.
         MachineError: a target's library is not installed, or it needs a GPU and there is none.
@@ -56,13 +57,13 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
     if settings.force:
         check_replaceable(settings.output, MANIFEST)
     if settings.min_dice is not None and not 0 <= settings.min_dice <= 1:
-        raise ContractError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
+        raise ArgumentError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
     size = (settings.size_px, settings.size_px)
     check_model_size(size)
     if settings.precision not in get_args(Precision):
-        raise ContractError(f"precision is one of {', '.join(get_args(Precision))}, got {settings.precision!r}")
+        raise ArgumentError(f"precision is one of {', '.join(get_args(Precision))}, got {settings.precision!r}")
     calibration = _calibration(settings)
-    requests = engine_requests(settings.targets, settings.compute_capabilities, settings.precision)
+    requests = engine_requests(settings.targets, settings.compute_capabilities, settings.precision, Machine())
     checkpoint = load_checkpoint(settings.checkpoint)
     _check_architecture(settings.checkpoint, checkpoint)
     if checkpoint.gate is not None:
@@ -124,7 +125,7 @@ def _frame_contract(settings: ExportSettings, checkpoint: Checkpoint) -> FrameCo
 def _calibration(settings: ExportSettings) -> Samples | None:
     """The frames to calibrate INT8 on; None where it was not asked for."""
     if (settings.precision == "int8") != (settings.calibrate is not None):
-        raise ContractError(
+        raise ArgumentError(
             "--precision int8 and --calibrate DIR belong together: ranges are measured on frames of your own; "
             f"got --precision {settings.precision} and {'no ' if settings.calibrate is None else ''}--calibrate"
         )
@@ -137,7 +138,7 @@ def _calibration(settings: ExportSettings) -> Samples | None:
 def _check_architecture(name: str, checkpoint: Checkpoint) -> None:
     architecture = checkpoint.model.architecture
     if not architecture.is_the_papers:
-        raise ContractError(
+        raise ArgumentError(
             f"{name} holds the network {architecture.network} behind the front {architecture.front}, and a bundle is "
             "made of the paper's alone (unet++ behind its projection): the others are there to be compared with; "
             "export a checkpoint of the preset paper or demo"

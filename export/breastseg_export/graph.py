@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from breastseg_deploy.bundle import TENSOR
 from breastseg_deploy.contract import check_model_size
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_export.formats.portable import Preprocessing
 from breastseg_train.network.model import SegmentationModel
@@ -52,7 +52,7 @@ def export_graph(module: nn.Module, examples: Mapping[str, Tensor], output_names
             verbose=False,
         )
     if program is None:
-        raise ContractError("torch.onnx.export returned no program; use the torch version of constraints.txt")
+        raise ArgumentError("torch.onnx.export returned no program; use the torch version of constraints.txt")
     graph = program.model_proto
     onnx.checker.check_model(graph, full_check=True)
     return graph

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.contract import rgb_frame
 from breastseg_deploy.io.images import FrameFile, find_frames, read_rgb, read_truth
 from breastseg_deploy.phantom import phantom_frame
 
@@ -69,7 +69,7 @@ class Samples(Sequence[Sample]):
             raise IndexError(index)
         if self._files is None:
             phantom = phantom_frame(index, self._size_px)
-            return Sample(phantom.name, rgb_batch(phantom.frame, self._size_px)[0], phantom.mask)
+            return Sample(phantom.name, rgb_frame(phantom.frame, self._size_px), phantom.mask)
         return self._read(self._files[index])
 
     def __iter__(self) -> Iterator[Sample]:

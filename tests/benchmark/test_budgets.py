@@ -9,7 +9,7 @@ from made_up import MB, NO_GPU_ROW, agreement, growth, results, row
 from breastseg_benchmark.budgets import Budget, judge, read_budgets
 from breastseg_benchmark.results import Growth, Memory, Verdict
 from breastseg_benchmark.tables import verdict_text, verdicts_text
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "benchmarks" / "budgets.toml"
 
@@ -169,11 +169,11 @@ def test_the_shipped_budgets_hold_the_papers_figures() -> None:
 def test_a_budget_file_that_is_wrong_is_refused_in_a_sentence(tmp_path: Path, text: str, said: str) -> None:
     place = tmp_path / "budgets.toml"
     place.write_text(text)
-    with pytest.raises(ContractError, match=said) as caught:
+    with pytest.raises(ArgumentError, match=said) as caught:
         read_budgets(place)
     assert "must be a TOML file" in str(caught.value)
 
 
 def test_a_missing_budget_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="No such file"):
+    with pytest.raises(ArgumentError, match="No such file"):
         read_budgets(tmp_path / "none.toml")

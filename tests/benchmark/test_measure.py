@@ -17,7 +17,7 @@ from breastseg_benchmark.results import Results
 from breastseg_deploy.backends.select import LOADERS
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.cli.main import main
-from breastseg_deploy.errors import BackendError, ContractError
+from breastseg_deploy.errors import ArgumentError, BackendError
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_backend_that_nobody_knows_is_refused(demo_bundle: Path) -> None:
 
 
 def test_too_few_frames_for_growth_are_refused_before_anything_is_measured() -> None:
-    with pytest.raises(ContractError, match="at least 8 frames, got 3"):
+    with pytest.raises(ArgumentError, match="at least 8 frames, got 3"):
         GrowthPlan(frames=3)
     assert GrowthPlan(batches=(), frames=0).is_empty
 

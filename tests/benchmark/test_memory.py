@@ -8,7 +8,7 @@ import pytest
 
 from breastseg_benchmark.growth import growth_bytes
 from breastseg_benchmark.memory import MemoryWatch, reset_peak, resident_bytes, resident_peak_bytes
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 
 MB = 1_000_000
 NEEDS_PROC = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -35,7 +35,7 @@ def test_memory_that_is_given_back_is_negative_growth() -> None:
 
 
 def test_too_few_samples_are_refused() -> None:
-    with pytest.raises(ContractError, match="at least 8 samples, got 7"):
+    with pytest.raises(ArgumentError, match="at least 8 samples, got 7"):
         growth_bytes([1] * 7)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,34 +13,33 @@ from numpy.typing import NDArray
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.gpu.graph import BoundNetwork
 from breastseg_deploy.gpu.onnxruntime_cuda import OnnxRuntimeNetwork
-from breastseg_deploy.gpu.pipeline import MAX_BATCH, NoVerdicts
+from breastseg_deploy.gpu.pipeline import MAX_BATCH
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.selftest import GoldenResult, Goldens
 
 SIDE = 128
 GREY = np.stack([phantom_frame(number, (SIDE, SIDE)).frame for number in range(MAX_BATCH)])
 FRAMES = np.stack([GREY, GREY // 2, GREY // 3], axis=-1)
 
 
-class AllPassed(NoVerdicts):
-    """For tests that are not about the goldens."""
-
-    def passed(self, batch: int) -> bool:
-        return True
+def all_passed(batch: int, goldens: Goldens) -> bool:
+    """The self-test of tests that are not about the goldens."""
+    return False
 
 
 @dataclass
 class Recorded:
-    """Verdicts that a test can look at."""
+    """A self-test whose verdicts a test can look at, by batch size."""
 
     known: set[int] = field(default_factory=set)
-    recorded: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    recorded: dict[int, Sequence[GoldenResult]] = field(default_factory=dict)
 
-    def passed(self, batch: int) -> bool:
-        return batch in self.known
-
-    def record(self, batch: int, figures: Mapping[str, float]) -> None:
-        self.recorded[batch] = figures
+    def __call__(self, batch: int, goldens: Goldens) -> bool:
+        if batch in self.known:
+            return False
+        self.recorded[batch] = goldens()
+        return True
 
 
 class HostNetwork:

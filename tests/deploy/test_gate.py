@@ -17,14 +17,15 @@ import pytest
 from numpy.typing import NDArray
 from surgery import edit_manifest, put_constant_model, put_sealed
 
-from breastseg_deploy import BackendError, BundleError, FrameError, ParityError, Segmenter
-from breastseg_deploy.backends import gated
-from breastseg_deploy.backends.gated import GatedCpu
+from breastseg_deploy import BackendError, BundleError, FrameError, Machine, ParityError, Segmenter
+from breastseg_deploy.backends.gated import GatedCpu, run_gated_goldens
+from breastseg_deploy.backends.onnxruntime import OnnxRuntimeHalves
 from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MANIFEST, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.gate_check import check_gate
+from breastseg_deploy.inference import Inference
 from breastseg_deploy.io.images import find_frames, png_bytes
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.storage import make_folder
@@ -78,8 +79,8 @@ def test_a_bundle_opened_without_it_skips_nothing_and_says_nothing_of_it(
     gated_bundle: Path, phantoms: NDArray[np.uint8]
 ) -> None:
     with Segmenter.open(gated_bundle, "onnxruntime") as segment:
-        answer = segment(phantoms)
-    assert (answer.skipped, answer.gate_score) == (None, None)
+        results = segment.batch(phantoms)
+    assert {(result.skipped, result.gate_score) for result in results} == {(None, None)}
 
 
 @pytest.mark.parametrize("backend", ENGINES)
@@ -87,24 +88,26 @@ def test_frames_that_it_lets_through_have_the_masks_they_have_without_it(
     gated_bundle: Path, phantoms: NDArray[np.uint8], with_cells: NDArray[np.bool_], backend: str
 ) -> None:
     with Segmenter.open(gated_bundle, backend) as whole, Segmenter.open(gated_bundle, backend, gate=True) as skipping:
-        plain, answer = whole(phantoms), skipping(phantoms)
-    assert answer.skipped is not None
-    assert answer.gate_score is not None
-    assert (answer.skipped.shape, answer.skipped.dtype, answer.gate_score.dtype) == ((10,), np.bool_, np.float32)
-    assert answer.skipped.any()
-    assert not answer.skipped[with_cells].any()
-    np.testing.assert_array_equal(answer.mask[~answer.skipped], plain.mask[~answer.skipped])
-    np.testing.assert_allclose(answer.probability[~answer.skipped], plain.probability[~answer.skipped], atol=1e-4)
-    assert not answer.mask[answer.skipped].any()
-    assert not answer.probability[answer.skipped].any()
-    assert list(answer.timings) == ["contract", "preprocess", "encoder", "decoder", "threshold", "total"]
+        plain, found = whole.batch(phantoms), skipping.batch(phantoms)
+    assert any(result.skipped for result in found)
+    assert not any(result.skipped and cells for result, cells in zip(found, with_cells, strict=True))
+    for result, other in zip(found, plain, strict=True):
+        assert isinstance(result.gate_score, float)
+        if result.skipped:
+            assert not result.mask.any()
+            assert result.probability is not None
+            assert not result.probability.any()
+        else:
+            np.testing.assert_array_equal(result.mask, other.mask)
+            np.testing.assert_allclose(result.probability, other.probability, atol=1e-4)
+    assert list(found[0].timings) == ["contract", "preprocess", "encoder", "decoder", "check", "total"]
 
 
 def test_engines_score_alike(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
     scores = []
     for backend in ENGINES:
         with Segmenter.open(gated_bundle, backend, gate=True) as segment:
-            scores.append(segment(phantoms).gate_score)
+            scores.append([result.gate_score for result in segment.batch(phantoms)])
             assert segment.manifest.gate is not None
             margin = segment.manifest.gate.margin
     np.testing.assert_allclose(scores[0], scores[1], atol=margin)
@@ -112,16 +115,15 @@ def test_engines_score_alike(gated_bundle: Path, phantoms: NDArray[np.uint8]) ->
 
 def test_a_single_frame_is_scored_by_itself(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
     with Segmenter.open(gated_bundle, "onnxruntime", gate=True) as segment:
-        batch = segment(phantoms)
-        answers = [segment(frame) for frame in phantoms]
-    assert batch.skipped is not None
-    assert [bool(answer.skipped) for answer in answers] == batch.skipped.tolist()
-    assert {(np.shape(answer.skipped), np.shape(answer.gate_score)) for answer in answers} == {((), ())}
+        batch = segment.batch(phantoms)
+        alone = [segment(frame) for frame in phantoms]
+    assert [result.skipped for result in alone] == [result.skipped for result in batch]
+    assert {type(result.skipped) for result in alone} == {bool}
 
 
 def test_threads_get_their_own_answers(gated_bundle: Path, phantoms: NDArray[np.uint8]) -> None:
     with Segmenter.open(gated_bundle, "openvino", gate=True) as segment:
-        expected = segment(phantoms)
+        expected = segment.batch(phantoms)
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(segment, np.concatenate([phantoms, phantoms])))
     for number, answer in enumerate(answers):
@@ -160,21 +162,16 @@ def test_a_score_that_is_not_the_references_keeps_the_gate_from_serving(gated_co
 
 
 @pytest.mark.parametrize("backend", ENGINES)
-def test_a_decoder_that_answers_otherwise_keeps_the_gate_from_serving(
-    gated_copy: Path, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(GatedCpu, "_infer", _answering_nothing(GatedCpu._infer))
-    with pytest.raises(ParityError, match=r"golden goldens/golden-\d.npz came out with Dice 0.0"):
+def test_a_decoder_that_answers_otherwise_keeps_the_gate_from_serving(gated_copy: Path, backend: str) -> None:
+    model = onnx.load(gated_copy / GATE_DECODER)
+    (sigmoid,) = [node for node in model.graph.node if node.output[0] == model.graph.output[0].name]
+    sigmoid.output[0] = "was the answer"
+    zero = onnx.helper.make_tensor("zero", onnx.TensorProto.FLOAT, [1], [0.0])
+    model.graph.initializer.append(zero)
+    model.graph.node.append(onnx.helper.make_node("Mul", ["was the answer", "zero"], [model.graph.output[0].name]))
+    put_sealed(gated_copy, GATE_DECODER, model.SerializeToString())
+    with pytest.raises(ParityError, match=r"golden goldens/golden-\d.npz has Dice 0.0"):
         Segmenter.open(gated_copy, backend, gate=True)
-
-
-def _answering_nothing(infer: Any) -> Any:
-    def wrong(self: GatedCpu, rgb: NDArray[np.uint8], least_score: float) -> Any:
-        found = infer(self, rgb, least_score)
-        found.probability[:] = 0
-        return found
-
-    return wrong
 
 
 @pytest.mark.parametrize("backend", ENGINES)
@@ -194,27 +191,19 @@ def test_the_self_test_skips_no_golden_whatever_the_threshold(gated_copy: Path, 
     skip_everything(gated_copy)
     with Segmenter.open(gated_copy, "onnxruntime", gate=True) as segment:
         assert min(result.dice for result in segment.self_test()) >= 0.9999
-        answer = segment(phantoms)
-    assert answer.skipped is not None
-    assert answer.skipped.all()
-    assert not answer.mask.any()
+        results = segment.batch(phantoms)
+    assert all(result.skipped and not result.mask.any() for result in results)
 
 
 @pytest.mark.parametrize("change", ["encoder", "decoder", "limits", "gate"])
-def test_the_proof_is_kept_and_hangs_on_all_that_was_proved(
-    gated_copy: Path, monkeypatch: pytest.MonkeyPatch, change: str
+def test_the_verdict_is_kept_and_depends_on_all_that_was_tested(
+    gated_copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
-    runs: list[str] = []
-    hold = gated.hold_gated
-
-    def counted(backend: Any, bundle: Bundle, way: str) -> Any:
-        runs.append(way)
-        return hold(backend, bundle, way)
-
-    monkeypatch.setattr(gated, "hold_gated", counted)
+    caplog.set_level("INFO", "breastseg_deploy")
+    machine = Machine(cache=tmp_path / "cache")
     for _ in range(2):
-        Segmenter.open(gated_copy, "onnxruntime", gate=True).close()
-    assert len(runs) == 1
+        Segmenter.open(gated_copy, "onnxruntime", gate=True, machine=machine).close()
+    assert caplog.text.count("goldens passed on this machine") == 1
     if change in ("encoder", "decoder"):
         file = {"encoder": GATE_ENCODER, "decoder": GATE_DECODER}[change]
         model = onnx.load(gated_copy / file)
@@ -224,16 +213,18 @@ def test_the_proof_is_kept_and_hangs_on_all_that_was_proved(
         edit_manifest(gated_copy, lambda raw: raw["parity"][1]["limits"].update(worst_dice=0.99999))
     else:
         set_gate(gated_copy, margin=0.002)
-    Segmenter.open(gated_copy, "onnxruntime", gate=True).close()
-    assert len(runs) == 2
+    Segmenter.open(gated_copy, "onnxruntime", gate=True, machine=machine).close()
+    assert caplog.text.count("goldens passed on this machine") == 2
 
 
-def test_a_golden_that_is_not_skipped_as_the_reference_says_keeps_the_gate_from_serving(
-    gated_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(GatedCpu, "infer_gated", GatedCpu.infer)  # skips nothing
+def test_a_golden_that_is_not_skipped_as_the_reference_says_keeps_the_gate_from_serving(gated_bundle: Path) -> None:
+    class SkipsNothing(GatedCpu):
+        def infer_gated(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
+            return self.infer(rgb)
+
+    bundle = Bundle.open(gated_bundle)
     with pytest.raises(ParityError, match=r"the gate must skip goldens/golden-\d.npz and did the contrary"):
-        Segmenter.open(gated_bundle, "onnxruntime", gate=True)
+        run_gated_goldens(SkipsNothing(OnnxRuntimeHalves(bundle), bundle), bundle, "the gate under test")
 
 
 class FakeHalves:

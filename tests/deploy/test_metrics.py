@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.metrics import border, dice, flipped_ppm, surface_dice
 
 EMPTY = np.zeros((20, 30), np.uint8)
@@ -139,5 +139,5 @@ def test_surface_dice_tells_a_full_frame_from_an_empty_one() -> None:
 def test_masks_of_two_shapes_are_refused_and_not_broadcast(
     metric: Callable[..., float], shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ContractError, match=r"must have one shape, got \(20, 30\) and \("):
+    with pytest.raises(ArgumentError, match=r"must have one shape, got \(20, 30\) and \("):
         metric(EMPTY, np.zeros(shape, np.uint8))

@@ -7,50 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stub_driver import drivers
 
 from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) on this machine")
-
-DRIVER = """
-#include <stddef.h>
-#include <string.h>
-int cuInit(unsigned flags) { return STATUS; }
-int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
-int cuDeviceGet(int *device, int ordinal) { *device = ordinal + 5; return 0; }
-int cuDeviceGetName(char *name, int length, int device) {
-    strncpy(name, "NVIDIA Test", length); return device == 5 ? 0 : 101;
-}
-int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)24 << 30; return device == 5 ? 0 : 101; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 6 : -1; return device == 5 ? 0 : 101;
-}
-"""
-MANAGEMENT = """
-#include <string.h>
-int nvmlInit_v2(void) { return STATUS; }
-int nvmlSystemGetDriverVersion(char *version, unsigned length) { strncpy(version, "580.82.07", length); return 0; }
-"""
-
-Load = Callable[[str], ctypes.CDLL]
-
-
-def drivers(folder: Path, **statuses: int) -> Load:
-    """Opens libraries made here, and no others; `statuses` say what their first call answers."""
-    sources = {"libcuda.so.1": DRIVER, "libnvidia-ml.so.1": MANAGEMENT}
-    for name, source in sources.items():
-        status = statuses.get(name.partition(".")[0].replace("-", "_"), 0)
-        command = ["cc", "-shared", "-fPIC", f"-DSTATUS={status}", "-x", "c", "-", "-o", str(folder / name)]
-        subprocess.run(command, input=source, text=True, check=True)
-
-    def load(name: str) -> ctypes.CDLL:
-        return ctypes.CDLL(str(folder / name))
-
-    return load
 
 
 def test_gpu_is_described_by_its_driver(tmp_path: Path) -> None:

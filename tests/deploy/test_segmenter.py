@@ -18,7 +18,8 @@ from onnx import TensorProto
 from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
 
 from breastseg_deploy import BackendError, BundleError, FrameError, ParityError, Segmenter
-from breastseg_deploy.backends.select import LOADERS, Choice
+from breastseg_deploy.backends.registry import BACKENDS
+from breastseg_deploy.backends.select import Choice
 from breastseg_deploy.bundle import MODEL, Bundle
 from breastseg_deploy.inference import Inference
 from breastseg_deploy.manifest import Manifest
@@ -70,14 +71,35 @@ def test_batch_gives_what_its_frames_give_one_by_one(segment: Segmenter, colour:
     frames = np.stack([phantom_frame(n, (SIDE, SIDE)).frame for n in range(3)])
     if colour:
         frames = np.stack([frames, frames // 2, frames // 3], axis=-1)
-    batch = segment(frames)
-    assert batch.mask.shape == batch.probability.shape == (3, SIDE, SIDE)
-    for frame, probability in zip(frames, batch.probability, strict=True):
-        np.testing.assert_allclose(segment(frame).probability, probability, rtol=0, atol=1e-4)
+    for results in (segment.batch(frames), segment.batch(list(frames))):
+        assert [result.mask.shape for result in results] == [(SIDE, SIDE)] * 3
+        for frame, result in zip(frames, results, strict=True):
+            np.testing.assert_allclose(segment(frame).probability, result.probability, rtol=0, atol=1e-4)
 
 
-def test_batch_of_one_keeps_its_batch_axis(segment: Segmenter) -> None:
-    assert segment(FRAME[np.newaxis]).mask.shape == (1, SIDE, SIDE)
+def test_a_batch_of_one_is_a_list_of_one(segment: Segmenter) -> None:
+    (result,) = segment.batch(FRAME[np.newaxis])
+    np.testing.assert_array_equal(result.mask, segment(FRAME).mask)
+
+
+def test_a_frame_with_its_channels_first_is_refused_and_not_taken_for_three(segment: Segmenter) -> None:
+    with pytest.raises(
+        FrameError, match=r"got \(3, 128, 128\); move the channels last, or pass several frames to `bat"
+    ):
+        segment(np.moveaxis(COLOUR, 2, 0))
+
+
+def test_a_batch_is_refused_where_one_frame_is_asked_for_and_the_other_way_round(segment: Segmenter) -> None:
+    with pytest.raises(FrameError, match=r"got \(2, 128, 128\); pass several frames to `batch`"):
+        segment(np.stack([FRAME, FRAME]))
+    with pytest.raises(FrameError, match=r"the first axis of a batch is N"):
+        segment.batch(FRAME)
+
+
+def test_a_probability_that_nobody_asked_for_is_none_and_the_mask_is_the_same(segment: Segmenter) -> None:
+    result = segment(FRAME, probability=False)
+    assert result.probability is None
+    np.testing.assert_array_equal(result.mask, segment(FRAME).mask)
 
 
 @pytest.mark.parametrize("depth", [10, 12, 16])
@@ -99,8 +121,8 @@ def test_float_frame_is_the_same_as_its_8_bit_values(segment: Segmenter) -> None
         (np.zeros((SIDE, SIDE), np.uint16), "need the scanner's bit_depth"),
         (np.zeros((SIDE, SIDE), np.float32), "need full_scale"),
         (np.zeros((SIDE, SIDE), np.int32), "got int32"),
-        (np.zeros((0, SIDE, SIDE), np.uint8), "no frame in it"),
-        ([[0]], "plain NumPy array"),
+        (np.zeros((0, SIDE), np.uint8), "no frame in it"),
+        ([[0]], "plain NumPy arrays"),
     ],
 )
 def test_frames_that_break_the_contract_are_refused(segment: Segmenter, frame: Any, words: str) -> None:
@@ -113,7 +135,7 @@ def test_timings_cover_the_call_stage_by_stage(segment: Segmenter) -> None:
     for _ in range(5):  # another process may take the core between two stages once, hardly five times
         timings = dict(segment(FRAME).timings)
         total = timings.pop("total")
-        assert list(timings) == ["contract", "preprocess and network", "threshold"]
+        assert list(timings) == ["contract", "network", "check"]
         assert all(seconds >= 0 for seconds in timings.values())
         shares.append(sum(timings.values()) / total)
     assert 0.95 < max(shares) <= 1
@@ -129,7 +151,7 @@ def test_backend_and_its_reason_are_told_and_logged(demo_bundle: Path, caplog: p
 
 def test_backend_of_its_own_choice_is_one_that_exists_and_serves(demo_bundle: Path) -> None:
     with Segmenter.open(demo_bundle) as segment:
-        assert segment.backend in LOADERS
+        assert segment.backend in BACKENDS
         assert segment.backend_reason.startswith(f"{segment.backend}: ")
         assert segment(FRAME).mask.shape == (SIDE, SIDE)
 
@@ -148,14 +170,14 @@ def test_self_test_fails_where_the_reference_says_otherwise(bundle_copy: Path) -
     )
     with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(ParityError) as failure:
         segment.self_test()
-    assert f"golden {name} came out with Dice 0." in str(failure.value)
+    assert f"golden {name} has Dice 0." in str(failure.value)
     limit = bundle.manifest.limits_of(MODEL).worst_dice
     assert f"the limit is {limit}; do not use its model.onnx on this machine" in str(failure.value)
 
 
 def test_self_test_fails_where_the_golden_frame_was_exchanged(bundle_copy: Path) -> None:
     alter_golden(bundle_copy, frame=np.zeros((SIDE, SIDE, 3), np.uint8))
-    with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(ParityError, match="came out with Dice"):
+    with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(ParityError, match="has Dice"):
         segment.self_test()
 
 
@@ -163,7 +185,7 @@ def test_self_test_fails_where_the_model_was_exchanged(bundle_copy: Path) -> Non
     put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.0)
     with (
         Segmenter.open(bundle_copy, "onnxruntime") as segment,
-        pytest.raises(ParityError, match=r"came out with Dice 0.000000"),
+        pytest.raises(ParityError, match=r"has Dice 0.000000"),
     ):
         segment.self_test()
 
@@ -305,7 +327,9 @@ class SlowEngine:
 
 def test_engine_is_given_back_only_after_the_last_call_has_left_it(demo_bundle: Path) -> None:
     engine = SlowEngine()
-    segment = Segmenter(Bundle.open(demo_bundle), Choice("slow", "for this test", engine))
+    segment = Segmenter(
+        Bundle.open(demo_bundle), Choice("slow", BACKENDS["onnxruntime"], "for this test", engine, MODEL)
+    )
     with ThreadPoolExecutor(2) as pool:
         call = pool.submit(segment, FRAME)
         assert engine.entered.wait(20)

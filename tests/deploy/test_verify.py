@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from host_network import AllPassed, Float16Network, HostNetwork
+from host_network import Float16Network, HostNetwork, all_passed
 from surgery import edit_manifest, put_constant_model
 
 from breastseg_deploy import BackendError, FrameError, ParityError, Segmenter
+from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.backends.select import Choice
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.gpu.pipeline import GpuPipeline
@@ -117,8 +118,10 @@ def test_a_truth_of_another_size_is_refused(bundle_copy: Path, tmp_path: Path) -
 
 def on_a_gpu(bundle: Bundle, network: HostNetwork) -> Segmenter:
     """A Segmenter whose GPU is the tests' stand-in."""
-    pipeline = GpuPipeline(bundle, lambda stream: network, AllPassed())
-    return Segmenter(bundle, Choice("tensorrt", "tensorrt: for this test", pipeline, NETWORK_FP16))
+    pipeline = GpuPipeline(bundle, lambda stream: network, all_passed)
+    return Segmenter(
+        bundle, Choice("tensorrt", BACKENDS["tensorrt"], "tensorrt: for this test", pipeline, NETWORK_FP16)
+    )
 
 
 def test_a_gpu_backend_is_compared_with_the_portable_model_on_the_cpu(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from breastseg_deploy.bundle import MODEL, NETWORK_FP16, REPORT, Bundle
-from breastseg_deploy.errors import CheckpointError, ContractError, OutputError, ParityError
+from breastseg_deploy.errors import ArgumentError, CheckpointError, OutputError, ParityError
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
@@ -118,7 +118,7 @@ def test_force_does_not_delete_a_folder_that_is_no_bundle(tmp_path: Path) -> Non
 
 
 def test_a_precision_that_nobody_knows_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="precision is one of fp32, fp16, int8, got 'int4'"):
+    with pytest.raises(ArgumentError, match="precision is one of fp32, fp16, int8, got 'int4'"):
         export_bundle(ExportSettings("no checkpoint", tmp_path / "b", "int4"))  # type: ignore[arg-type]
     assert left_behind(tmp_path) == []
 

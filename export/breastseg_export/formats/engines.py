@@ -11,16 +11,17 @@ from breastseg_deploy.engines.build import build_engine, target_capability
 from breastseg_deploy.engines.flavour import Flavour, flavour_named, load
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import EngineKey
-from breastseg_deploy.errors import ContractError, MachineError
+from breastseg_deploy.errors import ArgumentError, MachineError
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import EngineEntry, Precision
-from breastseg_deploy.nvidia import NoGpu, look_for_gpu
+from breastseg_deploy.nvidia import NoGpu
 from breastseg_deploy.storage import make_folder, write_whole
 
 _NOT_RUN = "not run on a GPU by the export; the runtime tests it on the machine before it serves"
 
 
 def engine_requests(
-    targets: Sequence[str], capabilities: Sequence[str], precision: Precision
+    targets: Sequence[str], capabilities: Sequence[str], precision: Precision, machine: Machine
 ) -> tuple[EngineRequest, ...]:
     """The engines that an export is asked for, each once.
 
@@ -28,26 +29,27 @@ def engine_requests(
         targets: names of flavours.
         capabilities: compute capabilities to build for; without any, that of this machine's own GPU.
         precision: of the export.
+        machine: on which it runs.
 
     Raises:
-        ContractError: engines of an export without a float16 network, capabilities without a target, or one that a
+        ArgumentError: engines of an export without a float16 network, capabilities without a target, or one that a
             flavour cannot build
             for here.
         MachineError: a flavour is not installed, or there is no GPU where one is needed.
     """
     if not targets:
         if capabilities:
-            raise ContractError("--compute-capability is for engines; name which with --target tensorrt-rtx")
+            raise ArgumentError("--compute-capability is for engines; name which with --target tensorrt-rtx")
         return ()
     if precision != "fp16":
-        raise ContractError(
+        raise ArgumentError(
             f"engines are built from the float16 network, got --precision {precision}; leave one of --target and "
             "--precision out"
         )
     return tuple(
         request
         for name in dict.fromkeys(targets)
-        for request in _requests_of(flavour_named(name), list(dict.fromkeys(capabilities)))
+        for request in _requests_of(flavour_named(name), list(dict.fromkeys(capabilities)), machine)
     )
 
 
@@ -73,22 +75,22 @@ def write_engines(
     return tuple(_write_engine(folder, network, islands, request, say) for request in requests)
 
 
-def _requests_of(flavour: Flavour, capabilities: list[str]) -> list[EngineRequest]:
+def _requests_of(flavour: Flavour, capabilities: list[str], machine: Machine) -> list[EngineRequest]:
     trt = load(flavour)
-    requests = [EngineRequest(flavour, capability) for capability in capabilities or [_own_gpu(flavour)]]
+    requests = [EngineRequest(flavour, capability) for capability in capabilities or [_own_gpu(flavour, machine)]]
     for request in requests:
         target_capability(trt, request)
-        if not flavour.builds_for_other_gpus and request.compute_capability != (own := _own_gpu(flavour)):
-            raise ContractError(
+        if not flavour.builds_for_other_gpus and request.compute_capability != (own := _own_gpu(flavour, machine)):
+            raise ArgumentError(
                 f"{flavour.title} builds for the GPU of its own machine only ({own}), got --compute-capability "
                 f"{request.compute_capability}; use --target tensorrt-rtx, or export on that machine"
             )
     return requests
 
 
-def _own_gpu(flavour: Flavour) -> str:
-    """The compute capability of this machine's GPU."""
-    found = look_for_gpu()
+def _own_gpu(flavour: Flavour, machine: Machine) -> str:
+    """The compute capability of the machine's GPU."""
+    found = machine.gpu
     if not isinstance(found, NoGpu):
         return found.compute_capability
     if flavour.builds_for_other_gpus:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, TENSOR
-from breastseg_deploy.errors import ContractError, ParityError
+from breastseg_deploy.errors import ArgumentError, ParityError
 from breastseg_deploy.gate import FEATURES, LEAST_CHANCE, SCORE, Gate
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
@@ -56,10 +56,10 @@ def check_gate_size(fitted: FittedGate, size_px: tuple[int, int]) -> None:
     """Refuse another frame size than the gate's.
 
     Raises:
-        ContractError: the guarantee is one for frames of the calibration's size.
+        ArgumentError: the guarantee is one for frames of the calibration's size.
     """
     if fitted.calibration.size_px != size_px:
-        raise ContractError(
+        raise ArgumentError(
             f"the checkpoint's gate was calibrated on frames of {fitted.calibration.size_px} px (H, W), and this "
             f"bundle is for {size_px}; fit it on frames of that size (breastseg fit-gate), or export for the gate's own"
         )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.backends.openvino import compiled_request, load_openvino, openvino_border, without_telemetry
 from breastseg_deploy.bundle import INT8_NETWORK, TENSOR
-from breastseg_deploy.errors import BackendError, BreastsegError, ContractError
+from breastseg_deploy.errors import ArgumentError, BackendError, BreastsegError
 from breastseg_deploy.extras import require
 from breastseg_deploy.manifest import Int8Precision
 from breastseg_deploy.preprocess.gabor import GaborParameters
@@ -77,14 +77,14 @@ def check_int8_frames(calibration: Samples, samples: Samples) -> None:
     """Refuse, before the long work, frames that cannot calibrate, or cannot show what 8 bits cost.
 
     Raises:
-        ContractError: too few frames, the same one twice, or one in both sets; a mask to calibrate on.
+        ArgumentError: too few frames, the same one twice, or one in both sets; a mask to calibrate on.
         FrameError: one of them cannot be used.
     """
     needed = f"--precision int8 needs --frames DIR with at least {LEAST_JUDGED} frames whose masks hold cells"
     if samples.are_phantoms:
-        raise ContractError(f"{needed}, got phantoms: what 8 bits cost is measured on real frames")
+        raise ArgumentError(f"{needed}, got phantoms: what 8 bits cost is measured on real frames")
     if len(calibration) < LEAST_CALIBRATION_FRAMES:
-        raise ContractError(
+        raise ArgumentError(
             f"--calibrate needs at least {LEAST_CALIBRATION_FRAMES} frames, got {len(calibration)}; give more"
         )
     known: dict[bytes, str] = {}
@@ -93,11 +93,11 @@ def check_int8_frames(calibration: Samples, samples: Samples) -> None:
         _add(known, sample, "--frames")
         with_cells += sample.truth is not None and bool(sample.truth.any())
     if with_cells < LEAST_JUDGED:
-        raise ContractError(f"{needed}, got {with_cells}: what 8 bits cost is measured against the truth")
+        raise ArgumentError(f"{needed}, got {with_cells}: what 8 bits cost is measured against the truth")
     for sample in calibration:
         _add(known, sample, "--calibrate")
         if np.unique(sample.frame).size <= _LEVELS_OF_A_MASK:
-            raise ContractError(
+            raise ArgumentError(
                 f"{sample.name} of --calibrate holds no more than {_LEVELS_OF_A_MASK} values, as a mask does; give the "
                 "folder of frames"
             )
@@ -285,5 +285,5 @@ def _add(known: dict[bytes, str], sample: Sample, option: str) -> None:
     """Note a frame by its pixels; one that is there already would flatter the figures or count twice."""
     pixels = hashlib.sha256(sample.frame.tobytes()).digest()
     if pixels in known:
-        raise ContractError(f"{sample.name} of {option} and {known[pixels]} are the same frame; take one of them away")
+        raise ArgumentError(f"{sample.name} of {option} and {known[pixels]} are the same frame; take one of them away")
     known[pixels] = f"{sample.name} of {option}"

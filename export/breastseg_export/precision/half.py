@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 
 FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 
@@ -30,7 +30,7 @@ def half_network(network: ModelProto, islands: Collection[str]) -> ModelProto:
         islands: names of the nodes that compute in float32.
 
     Raises:
-        ContractError: a convolution or matrix product beyond the islands did not become float16.
+        ArgumentError: a convolution or matrix product beyond the islands did not become float16.
     """
     floats = {name for name, kind in value_types(network).items() if kind == FLOAT}
     half = _without_inner_types(network)
@@ -157,7 +157,7 @@ def _check_heavy_nodes(half: ModelProto, islands: Collection[str]) -> None:
     heavy = [node for node in half.graph.node if node.op_type in _HEAVY and node.name not in islands]
     wrong = [node.name for node in heavy if {types.get(name) for name in node.input if name} != {FLOAT16}]
     if wrong:
-        raise ContractError(
+        raise ArgumentError(
             f"{len(wrong)} convolutions or matrix products did not become float16, the first is {wrong[0]}; "
             "export with --precision fp32"
         )

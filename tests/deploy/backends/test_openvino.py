@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,16 @@ import pytest
 from numpy.typing import NDArray
 from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
 
-from breastseg_deploy import BackendError, MachineError, ParityError, Segmenter
-from breastseg_deploy.backends import openvino as openvino_backend
-from breastseg_deploy.backends import proof
+from breastseg_deploy import BackendError, Machine, MachineError, ParityError, Segmenter
 from breastseg_deploy.backends.onnxruntime import OnnxRuntimeCpu
-from breastseg_deploy.backends.openvino import OpenVinoCpu, check_openvino, load_openvino, open_openvino
+from breastseg_deploy.backends.openvino import SETTINGS, OpenVinoCpu, check_openvino, load_openvino, open_openvino
 from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import MODEL, Bundle
 from breastseg_deploy.cli.main import main
+from breastseg_deploy.machine import Processor
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.phantom import phantom_frames
-from breastseg_deploy.processor import Processor
+from breastseg_deploy.version import __version__
 
 SIDE = 128
 
@@ -37,6 +38,11 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An engine cache of the test's own."""
     monkeypatch.setenv("BREASTSEG_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def machine(cache: Path) -> Machine:
+    return Machine(cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +61,16 @@ def frames() -> NDArray[np.uint8]:
 
 
 @pytest.fixture
-def proofs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows by one each time that the goldens are run."""
-    runs: list[str] = []
-    hold = openvino_backend.hold_goldens
-
-    def counted(goldens: Any, run: Any, batch: int, limit: float, way: str) -> Any:
-        runs.append(way)
-        return hold(goldens, run, batch, limit, way)
-
-    monkeypatch.setattr(openvino_backend, "hold_goldens", counted)
-    return runs
+def self_tests(caplog: pytest.LogCaptureFixture) -> Callable[[], int]:
+    """How often the goldens have run until now."""
+    caplog.set_level(logging.INFO, "breastseg_deploy")
+    return lambda: caplog.text.count("goldens passed on this machine")
 
 
 def test_masks_are_those_of_onnxruntime_within_the_float32_limits(
     openvino: OpenVinoCpu, bundle: Bundle, frames: NDArray[np.uint8]
 ) -> None:
-    ours = openvino.infer(frames).checked(frames.shape[:3], "openvino").probability
+    ours = openvino.infer(frames).checked(frames.shape[:3], "openvino")
     theirs = OnnxRuntimeCpu(bundle).infer(frames).probability
     threshold, limits = bundle.manifest.threshold, bundle.manifest.limits_of(MODEL)
     figures = [dice(a >= threshold, b >= threshold) for a, b in zip(ours, theirs, strict=True)]
@@ -119,12 +118,11 @@ def test_a_failed_call_is_a_backend_error_and_the_next_one_serves(
     assert openvino.infer(frames).probability.shape == frames.shape[:3]
 
 
-def test_the_network_computes_in_float32_or_not_at_all(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_computes_in_float32_or_not_at_all(bundle: Bundle) -> None:
     if "BF16" not in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor knows no bfloat16")
-    monkeypatch.setattr(openvino_backend, "SETTINGS", {"INFERENCE_PRECISION_HINT": "bf16"})
     with pytest.raises(BackendError, match="must compute in float32, it took"):
-        OpenVinoCpu(bundle)
+        OpenVinoCpu(bundle, settings={"INFERENCE_PRECISION_HINT": "bf16"})
 
 
 def test_opening_leaves_the_callers_rounding_as_it_was(openvino: OpenVinoCpu, frames: NDArray[np.uint8]) -> None:
@@ -134,54 +132,62 @@ def test_opening_leaves_the_callers_rounding_as_it_was(openvino: OpenVinoCpu, fr
 
 def test_segmenter_serves_by_it_and_closes(bundle: Bundle, frames: NDArray[np.uint8]) -> None:
     with Segmenter.open(bundle.path, "openvino") as segment:
-        answer = segment(frames)
-        assert (answer.backend, segment.artefact) == ("openvino", MODEL)
+        results = segment.batch(frames)
+        assert (results[0].backend, segment.artefact) == ("openvino", MODEL)
         assert segment.backend_reason == "openvino: asked for by name"
-        assert answer.mask.shape == frames.shape[:3]
+        assert [result.mask.shape for result in results] == [(SIDE, SIDE)] * len(frames)
         assert len(segment.self_test()) == len(bundle.manifest.goldens)
     segment.close()
     with pytest.raises(BackendError, match="closed"):
-        segment(frames)
+        segment.batch(frames)
 
 
-def test_goldens_run_at_the_first_opening_and_not_again(bundle: Bundle, proofs: list[str]) -> None:
-    open_openvino(bundle).close()
-    open_openvino(bundle).close()
-    assert proofs == [f"{OpenVinoCpu(bundle).title} behind the FFT preprocessing"]
-
-
-@pytest.mark.parametrize("change", ["engine", "settings", "processor", "numpy", "toolkit", "limits"])
-def test_goldens_run_again_after_a_change(
-    bundle: Bundle, bundle_copy: Path, proofs: list[str], monkeypatch: pytest.MonkeyPatch, change: str
+def test_goldens_run_at_the_first_opening_and_not_again(
+    bundle: Bundle, machine: Machine, self_tests: Callable[[], int]
 ) -> None:
-    open_openvino(bundle).close()
-    changes: dict[str, Callable[[], object]] = {
-        "engine": lambda: monkeypatch.setattr(openvino_backend, "_title", lambda _: "OpenVINO 9999.1.0"),
-        "settings": lambda: monkeypatch.setattr(
-            openvino_backend, "SETTINGS", {**openvino_backend.SETTINGS, "ENABLE_CPU_PINNING": True}
-        ),
-        "processor": lambda: monkeypatch.setattr(proof, "this_processor", lambda: Processor("another", 2)),
-        "numpy": lambda: monkeypatch.setattr(np, "__version__", "9.9"),
-        "toolkit": lambda: monkeypatch.setattr(proof, "__version__", "9.9"),
-        "limits": lambda: edit_manifest(bundle_copy, lambda raw: raw["parity"][0]["limits"].update(worst_dice=0.9998)),
-    }
-    changes[change]()
-    open_openvino(Bundle.open(bundle_copy)).close()
-    assert len(proofs) == 2
+    open_openvino(bundle, machine).close()
+    open_openvino(bundle, machine).close()
+    assert self_tests() == 1
+
+
+def test_goldens_run_again_on_another_processor(
+    bundle: Bundle, machine: Machine, cache: Path, self_tests: Callable[[], int]
+) -> None:
+    open_openvino(bundle, machine).close()
+    open_openvino(bundle, Machine(processor=Processor("another", 2), cache=cache)).close()
+    assert self_tests() == 2
+
+
+def test_goldens_run_again_for_other_limits(
+    bundle: Bundle, bundle_copy: Path, machine: Machine, self_tests: Callable[[], int]
+) -> None:
+    open_openvino(bundle, machine).close()
+    edit_manifest(bundle_copy, lambda raw: raw["parity"][0]["limits"].update(worst_dice=0.9998))
+    open_openvino(Bundle.open(bundle_copy), machine).close()
+    assert self_tests() == 2
+
+
+def test_a_verdict_depends_on_engine_settings_and_versions(bundle: Bundle, machine: Machine, cache: Path) -> None:
+    open_openvino(bundle, machine).close()
+    (verdict,) = cache.iterdir()
+    depends_on = json.loads(verdict.read_text())["depends_on"]
+    assert depends_on["engine"] == f"{check_openvino(machine).removesuffix(' on the CPU')} {SETTINGS}"
+    assert (depends_on["numpy"], depends_on["toolkit"]) == (np.__version__, __version__)
+    assert depends_on["artefact"] == bundle.manifest.files[MODEL].sha256
 
 
 def test_goldens_are_held_to_the_limit_of_the_float32_model(bundle_copy: Path) -> None:
     name = alter_golden(bundle_copy, **_inverted(Bundle.open(bundle_copy)))
     for _ in range(2):  # what failed is not remembered as passed
-        with pytest.raises(ParityError, match=f"{name} came out with Dice .* by OpenVINO .* the limit is 0.9999"):
-            open_openvino(Bundle.open(bundle_copy))
+        with pytest.raises(ParityError, match=f"{name} has Dice .* by OpenVINO .* the limit is 0.9999"):
+            open_openvino(Bundle.open(bundle_copy), Machine())
 
 
 def test_auto_passes_over_it_with_words_where_a_golden_misses(bundle_copy: Path) -> None:
     alter_golden(bundle_copy, **_inverted(Bundle.open(bundle_copy)))
     found = choose(Bundle.open(bundle_copy))
     assert (found.name, found.fell_back) == ("onnxruntime", True)
-    assert "openvino (failed: golden goldens/golden-1.npz came out with Dice" in found.reason
+    assert "openvino (failed: golden goldens/golden-1.npz has Dice" in found.reason
     with pytest.raises(ParityError, match="openvino failed, and with strict=True"):
         choose(Bundle.open(bundle_copy), strict=True)
 
@@ -193,23 +199,23 @@ def _inverted(bundle: Bundle) -> dict[str, NDArray[Any]]:
 
 
 def test_without_a_cache_folder_it_opens_and_says_that_goldens_run_each_time(
-    bundle: Bundle, cache: Path, proofs: list[str], caplog: pytest.LogCaptureFixture
+    bundle: Bundle, machine: Machine, cache: Path, self_tests: Callable[[], int], caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.write_text("a file in the folder's place")
     for _ in range(2):
-        open_openvino(bundle).close()
-    assert len(proofs) == 2
-    assert caplog.text.count("what is known of it here cannot be read, so the goldens run again: cannot make") == 2
-    assert caplog.text.count("it passed the goldens, and that cannot be kept: cannot make") == 2
+        open_openvino(bundle, machine).close()
+    assert self_tests() == 2
+    assert caplog.text.count("its verdicts cannot be read, so the goldens run again: cannot make") == 2
+    assert caplog.text.count("the goldens passed, and that cannot be kept: cannot make") == 2
 
 
 def test_a_verdict_that_others_could_have_written_is_not_trusted(
-    bundle: Bundle, cache: Path, proofs: list[str], caplog: pytest.LogCaptureFixture
+    bundle: Bundle, machine: Machine, cache: Path, self_tests: Callable[[], int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    open_openvino(bundle).close()
+    open_openvino(bundle, machine).close()
     cache.chmod(0o777)
-    open_openvino(bundle).close()
-    assert len(proofs) == 2
+    open_openvino(bundle, machine).close()
+    assert self_tests() == 2
     assert "others may write to" in caplog.text
 
 
@@ -238,21 +244,21 @@ def test_a_model_that_does_not_take_the_cut_is_refused(bundle_copy: Path) -> Non
 
 def test_without_openvino_the_install_command_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    for act in (check_openvino, lambda: open_openvino(bundle)):
+    for act in (check_openvino, partial(open_openvino, bundle)):
         with pytest.raises(MachineError, match=r"openvino is needed .* pip install 'breastseg-deploy\[openvino\]'"):
-            act()
+            act(Machine())
 
 
-def test_a_broken_openvino_is_a_backend_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: str) -> Any:
-        raise ImportError("libopenvino.so:\n cannot open shared object file")
-
-    monkeypatch.setattr(openvino_backend, "require", broken)
+def test_a_broken_openvino_is_a_backend_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "openvino.py").write_text("raise ImportError('libopenvino.so:\\n cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(BackendError, match=r"OpenVINO cannot be loaded: libopenvino.so: cannot open .*; install it ag"):
-        check_openvino()
+        check_openvino(Machine())
 
 
-def test_openvino_calls_nobody_and_leaves_nothing_in_the_home_folder(demo_bundle: Path, tmp_path: Path) -> None:
+def test_openvino_opens_no_connection_and_leaves_nothing_in_the_home_folder(demo_bundle: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     program = (
@@ -295,5 +301,5 @@ def test_verify_runs_by_it(demo_bundle: Path, capsys: pytest.CaptureFixture[str]
 
 def test_goldens_passed_are_told(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "breastseg_deploy"):
-        open_openvino(bundle).close()
+        open_openvino(bundle, machine).close()
     assert f"{len(bundle.manifest.goldens)} goldens passed on this machine, worst Dice" in caplog.text

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from breastseg_deploy import BackendError, BreastsegError, BundleError, MachineError, ParityError, Segmenter
-from breastseg_deploy.backends import select as choice
-from breastseg_deploy.backends.select import AUTO, BY_NAME_ONLY, LOADERS, Loader, choose
+from breastseg_deploy import BackendError, BreastsegError, BundleError, Machine, MachineError, ParityError, Segmenter
+from breastseg_deploy.backends.registry import BACKENDS, BackendRecord
+from breastseg_deploy.backends.select import AUTO, Choice, choose
 from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
 from breastseg_deploy.inference import Backend, Inference
 from breastseg_deploy.manifest import EngineEntry
@@ -34,30 +36,24 @@ class Serving:
     def close(self) -> None: ...
 
 
-Machine = Callable[..., None]
+Choose = Callable[..., Choice]
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Let each backend serve, lack something (MachineError) or fail (any other error of the project).
+def on(gpu: Gpu | NoGpu, **outcomes: BreastsegError | None) -> Choose:
+    """`choose` on a machine where each backend serves, lacks something (MachineError) or fails (any other error).
 
     OpenVINO is not installed unless the test says otherwise, so that there is one backend for the CPU.
     """
-
-    def pretend(gpu: Gpu | NoGpu, **outcomes: BreastsegError | None) -> None:
-        monkeypatch.setattr(choice, "look_for_gpu", lambda: gpu)
-        outcomes = {"openvino": NO_OPENVINO, **outcomes}
-        loaders = {}
-        for name, loader in LOADERS.items():
-            outcome = outcomes.get(name.replace("-", "_"))
-            loaders[name] = replace(loader, check=_check(outcome), open=_open(outcome))
-        monkeypatch.setattr(choice, "LOADERS", loaders)
-
-    return pretend
+    outcomes = {"openvino": NO_OPENVINO, **outcomes}
+    backends = {}
+    for name, record in BACKENDS.items():
+        outcome = outcomes.get(name.replace("-", "_"))
+        backends[name] = replace(record, check=_check(outcome), open=_open(outcome))
+    return partial(choose, machine=Machine(gpu=gpu), backends=backends)
 
 
-def _check(outcome: BreastsegError | None) -> Callable[[], str]:
-    def check() -> str:
+def _check(outcome: BreastsegError | None) -> Callable[[Machine], str]:
+    def check(_: Machine) -> str:
         if isinstance(outcome, MachineError):
             raise outcome
         return "here"
@@ -65,8 +61,8 @@ def _check(outcome: BreastsegError | None) -> Callable[[], str]:
     return check
 
 
-def _open(outcome: BreastsegError | None) -> Callable[[Bundle], Backend]:
-    def load(_: Bundle) -> Backend:
+def _open(outcome: BreastsegError | None) -> Callable[[Bundle, Machine], Backend]:
+    def load(_: Bundle, __: Machine) -> Backend:
         if outcome is not None:
             raise outcome
         return Serving()
@@ -89,23 +85,23 @@ def without_float16(bundle: Bundle) -> Bundle:
 
 
 def test_preference_is_tensorrt_then_rtx_then_onnxruntime_on_cuda_then_cpu() -> None:
-    by_itself = {name: loader for name, loader in LOADERS.items() if name not in BY_NAME_ONLY}
+    by_itself = {name: record for name, record in BACKENDS.items() if not record.by_name_only}
     assert list(by_itself) == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
-    assert [loader.on_gpu for loader in by_itself.values()] == [True, True, True, False, False]
-    assert [loader.artefact for loader in by_itself.values()] == [NETWORK_FP16] * 3 + [MODEL] * 2
-    assert LOADERS.keys() - by_itself.keys() == {"openvino-int8"}
+    assert [record.on_gpu for record in by_itself.values()] == [True, True, True, False, False]
+    assert [record.artefact for record in by_itself.values()] == [NETWORK_FP16] * 3 + [MODEL] * 2
+    assert BACKENDS.keys() - by_itself.keys() == {"openvino-int8"}
 
 
-def test_auto_takes_the_first_and_says_that_it_is_preferred(machine: Machine, bundle: Bundle) -> None:
-    machine(GPU)
-    found = choose(bundle)
+def test_auto_takes_the_first_and_says_that_it_is_preferred(bundle: Bundle) -> None:
+    select = on(GPU)
+    found = select(bundle)
     assert (found.name, found.reason) == ("tensorrt", "tensorrt: preferred, and works here")
     assert (found.artefact, found.fell_back) == (NETWORK_FP16, False)
 
 
-def test_auto_says_why_each_preferred_one_was_passed_over(machine: Machine, bundle: Bundle) -> None:
-    machine(GPU, tensorrt=NOT_INSTALLED, tensorrt_rtx=BackendError("the engine cannot be built"))
-    found = choose(bundle)
+def test_auto_says_why_each_preferred_one_was_passed_over(bundle: Bundle) -> None:
+    select = on(GPU, tensorrt=NOT_INSTALLED, tensorrt_rtx=BackendError("the engine cannot be built"))
+    found = select(bundle)
     assert found.name == "onnxruntime-cuda"
     assert found.reason == (
         "onnxruntime-cuda: the first that works here; passed over: tensorrt (tensorrt is needed here and not "
@@ -114,10 +110,10 @@ def test_auto_says_why_each_preferred_one_was_passed_over(machine: Machine, bund
     assert found.fell_back
 
 
-def test_backends_with_the_same_reason_are_named_together(machine: Machine, bundle: Bundle) -> None:
+def test_backends_with_the_same_reason_are_named_together(bundle: Bundle) -> None:
     lacks = MachineError(NO_DRIVER.reason)
-    machine(NO_DRIVER, tensorrt=lacks, tensorrt_rtx=lacks, onnxruntime_cuda=lacks)
-    found = choose(bundle)
+    select = on(NO_DRIVER, tensorrt=lacks, tensorrt_rtx=lacks, onnxruntime_cuda=lacks)
+    found = select(bundle)
     assert found.reason == (
         "onnxruntime: the first that works here; passed over: "
         "tensorrt, tensorrt-rtx, onnxruntime-cuda (no NVIDIA driver on this machine); "
@@ -126,77 +122,71 @@ def test_backends_with_the_same_reason_are_named_together(machine: Machine, bund
     assert (found.artefact, found.fell_back) == (MODEL, False)
 
 
-def test_a_machine_without_gpu_is_served_by_the_cpu_also_with_strict(machine: Machine, bundle: Bundle) -> None:
+def test_a_machine_without_gpu_is_served_by_the_cpu_also_with_strict(bundle: Bundle) -> None:
     lacks = MachineError(NO_DRIVER.reason)
-    machine(NO_DRIVER, tensorrt=lacks, tensorrt_rtx=lacks, onnxruntime_cuda=lacks)
-    assert choose(bundle, strict=True).name == "onnxruntime"
+    select = on(NO_DRIVER, tensorrt=lacks, tensorrt_rtx=lacks, onnxruntime_cuda=lacks)
+    assert select(bundle, strict=True).name == "onnxruntime"
 
 
-def test_a_gpu_backend_that_misses_its_goldens_is_passed_over_with_the_figures(
-    machine: Machine, bundle: Bundle
-) -> None:
-    machine(GPU, tensorrt=ParityError("golden 1 came out with Dice 0.5"), tensorrt_rtx=NOT_INSTALLED)
-    found = choose(bundle)
+def test_a_gpu_backend_that_misses_its_goldens_is_passed_over_with_the_figures(bundle: Bundle) -> None:
+    select = on(GPU, tensorrt=ParityError("golden 1 came out with Dice 0.5"), tensorrt_rtx=NOT_INSTALLED)
+    found = select(bundle)
     assert found.name == "onnxruntime-cuda"
     assert "tensorrt (failed: golden 1 came out with Dice 0.5)" in found.reason
     assert found.fell_back
 
 
 @pytest.mark.parametrize("error", [BackendError("no memory"), ParityError("Dice 0.5")])
-def test_strict_refuses_to_pass_over_a_backend_that_fails(
-    machine: Machine, bundle: Bundle, error: BreastsegError
-) -> None:
-    machine(GPU, tensorrt=NOT_INSTALLED, tensorrt_rtx=error)
+def test_strict_refuses_to_pass_over_a_backend_that_fails(bundle: Bundle, error: BreastsegError) -> None:
+    select = on(GPU, tensorrt=NOT_INSTALLED, tensorrt_rtx=error)
     with pytest.raises(
         type(error), match=r"tensorrt-rtx failed, and with strict=True no other backend may serve"
     ) as failure:
-        choose(bundle, strict=True)
+        select(bundle, strict=True)
     assert str(error) in str(failure.value)
 
 
-def test_strict_passes_over_a_backend_that_is_not_installed(machine: Machine, bundle: Bundle) -> None:
-    machine(GPU, tensorrt=NOT_INSTALLED)
-    assert choose(bundle, strict=True).name == "tensorrt-rtx"
+def test_strict_passes_over_a_backend_that_is_not_installed(bundle: Bundle) -> None:
+    select = on(GPU, tensorrt=NOT_INSTALLED)
+    assert select(bundle, strict=True).name == "tensorrt-rtx"
 
 
 @pytest.mark.parametrize(
     ("gpu", "words"), [(GPU, r"this machine has a GPU \(NVIDIA Test"), (BROKEN_DRIVER, "this machine has an NVIDIA dr")]
 )
-def test_strict_refuses_the_cpu_where_a_gpu_ought_to_serve(
-    machine: Machine, bundle: Bundle, gpu: Gpu | NoGpu, words: str
-) -> None:
-    machine(gpu, tensorrt=NOT_INSTALLED, tensorrt_rtx=NOT_INSTALLED, onnxruntime_cuda=NOT_INSTALLED)
+def test_strict_refuses_the_cpu_where_a_gpu_ought_to_serve(bundle: Bundle, gpu: Gpu | NoGpu, words: str) -> None:
+    select = on(gpu, tensorrt=NOT_INSTALLED, tensorrt_rtx=NOT_INSTALLED, onnxruntime_cuda=NOT_INSTALLED)
     with pytest.raises(BackendError, match=f"{words}.*so with strict=True the CPU may not serve") as failure:
-        choose(bundle, strict=True)
+        select(bundle, strict=True)
     assert "tensorrt, tensorrt-rtx, onnxruntime-cuda (tensorrt is needed here and not installed" in str(failure.value)
 
 
-def test_strict_refuses_the_cpu_for_a_bundle_that_holds_engines(machine: Machine, bundle: Bundle) -> None:
+def test_strict_refuses_the_cpu_for_a_bundle_that_holds_engines(bundle: Bundle) -> None:
     lacks = MachineError(NO_DRIVER.reason)
-    machine(NO_DRIVER, tensorrt=lacks, tensorrt_rtx=lacks, onnxruntime_cuda=lacks)
+    select = on(NO_DRIVER, tensorrt=lacks, tensorrt_rtx=lacks, onnxruntime_cuda=lacks)
     with pytest.raises(BackendError, match="the bundle holds engines for GPUs, so with strict=True"):
-        choose(with_engines(bundle), strict=True)
-    assert choose(with_engines(bundle)).name == "onnxruntime"
+        select(with_engines(bundle), strict=True)
+    assert select(with_engines(bundle)).name == "onnxruntime"
 
 
-def test_a_gpu_that_stays_unused_is_a_fall_back(machine: Machine, bundle: Bundle) -> None:
-    machine(GPU, tensorrt=NOT_INSTALLED, tensorrt_rtx=NOT_INSTALLED, onnxruntime_cuda=NOT_INSTALLED)
-    assert choose(bundle).fell_back
+def test_a_gpu_that_stays_unused_is_a_fall_back(bundle: Bundle) -> None:
+    select = on(GPU, tensorrt=NOT_INSTALLED, tensorrt_rtx=NOT_INSTALLED, onnxruntime_cuda=NOT_INSTALLED)
+    assert select(bundle).fell_back
 
 
-def test_a_bundle_without_float16_network_is_served_by_the_cpu(machine: Machine, bundle: Bundle) -> None:
-    machine(GPU)
-    found = choose(without_float16(bundle))
+def test_a_bundle_without_float16_network_is_served_by_the_cpu(bundle: Bundle) -> None:
+    select = on(GPU)
+    found = select(without_float16(bundle))
     assert found.name == "onnxruntime"
     assert "(the bundle holds no network.fp16.onnx (it was exported with --precision fp32))" in found.reason
     with pytest.raises(BackendError, match="the CPU may not serve"):
-        choose(without_float16(bundle), strict=True)
+        select(without_float16(bundle), strict=True)
 
 
-def test_a_damaged_bundle_is_never_passed_over(machine: Machine, bundle: Bundle) -> None:
-    machine(GPU, tensorrt=BundleError("network.fp16.onnx was altered"))
+def test_a_damaged_bundle_is_never_passed_over(bundle: Bundle) -> None:
+    select = on(GPU, tensorrt=BundleError("network.fp16.onnx was altered"))
     with pytest.raises(BundleError, match="was altered"):
-        choose(bundle)
+        select(bundle)
 
 
 @pytest.mark.parametrize(
@@ -205,29 +195,27 @@ def test_a_damaged_bundle_is_never_passed_over(machine: Machine, bundle: Bundle)
     ids=["lacks", "fails"],
 )
 def test_nothing_left_is_an_error_with_every_reason(
-    machine: Machine, bundle: Bundle, error: BreastsegError, kind: type[BreastsegError]
+    bundle: Bundle, error: BreastsegError, kind: type[BreastsegError]
 ) -> None:
-    machine(
+    select = on(
         NO_DRIVER, **dict.fromkeys(["tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "openvino", "onnxruntime"], error)
     )
     with pytest.raises(kind, match=r"no backend can serve here: tensorrt, tensorrt-rtx, .*, onnxruntime \(") as failure:
-        choose(bundle)
+        select(bundle)
     assert str(error) in str(failure.value)
 
 
 @pytest.mark.parametrize("error", [NOT_INSTALLED, BackendError("no memory"), ParityError("Dice 0.5")])
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_backend_asked_for_by_name_never_falls_back(
-    machine: Machine, bundle: Bundle, error: BreastsegError, strict: bool
-) -> None:
-    machine(GPU, tensorrt=error)
+def test_a_backend_asked_for_by_name_never_falls_back(bundle: Bundle, error: BreastsegError, strict: bool) -> None:
+    select = on(GPU, tensorrt=error)
     with pytest.raises(type(error), match=f"^{error}$"):
-        choose(bundle, "tensorrt", strict=strict)
+        select(bundle, "tensorrt", strict=strict)
 
 
-def test_a_backend_asked_for_by_name_serves_whatever_is_preferred(machine: Machine, bundle: Bundle) -> None:
-    machine(GPU)
-    found = choose(bundle, "onnxruntime", strict=True)
+def test_a_backend_asked_for_by_name_serves_whatever_is_preferred(bundle: Bundle) -> None:
+    select = on(GPU)
+    found = select(bundle, "onnxruntime", strict=True)
     assert (found.name, found.reason) == ("onnxruntime", "onnxruntime: asked for by name")
     assert (found.artefact, found.fell_back) == (MODEL, False)
 
@@ -237,24 +225,22 @@ def test_unknown_backend_is_refused_with_those_that_exist(bundle: Bundle) -> Non
         choose(bundle, "tensorflow")
 
 
-def test_a_new_backend_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
-    other = Loader(check=lambda: "here", open=lambda _: Serving(), on_gpu=True, artefact=MODEL, extras="gpu")
-    monkeypatch.setattr(choice, "LOADERS", {"other": other, **LOADERS})
-    assert choose(bundle, AUTO).name == "other"
+def test_a_new_backend_is_one_line_of_the_table(bundle: Bundle) -> None:
+    other = BackendRecord(lambda _: "here", lambda *_: Serving(), artefact=MODEL, extras="gpu", on_gpu=True)
+    assert choose(bundle, AUTO, backends={"other": other, **BACKENDS}).name == "other"
 
 
-@pytest.mark.parametrize(("outcome", "level"), [(NOT_INSTALLED, logging.INFO), (BackendError("x"), logging.WARNING)])
-def test_the_segmenter_warns_where_a_better_backend_ought_to_have_worked(
-    machine: Machine, bundle: Bundle, caplog: pytest.LogCaptureFixture, outcome: BreastsegError, level: int
+@pytest.mark.parametrize(("gpu", "level"), [(NO_DRIVER, logging.INFO), (GPU, logging.WARNING)])
+def test_the_segmenter_warns_where_a_gpu_stays_unused(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, gpu: Gpu | NoGpu, level: int
 ) -> None:
-    machine(GPU, tensorrt=outcome)
-    with caplog.at_level(logging.INFO, "breastseg_deploy"), Segmenter.open(bundle.path) as segment:
-        assert segment.backend == "tensorrt-rtx"
-    (record,) = [record for record in caplog.records if segment.backend_reason in record.message]
+    monkeypatch.setitem(sys.modules, "cupy", None)  # not installed
+    with caplog.at_level(logging.INFO, "breastseg_deploy"), Segmenter.open(bundle.path, machine=Machine(gpu=gpu)) as s:
+        assert s.backend in ("openvino", "onnxruntime")
+    (record,) = [record for record in caplog.records if s.backend_reason in record.message]
     assert record.levelno == level
 
 
-def test_the_segmenter_hands_strict_on(machine: Machine, bundle: Bundle) -> None:
-    machine(GPU, tensorrt=BackendError("no memory"))
+def test_the_segmenter_hands_strict_on(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="strict=True"):
-        Segmenter.open(bundle.path, strict=True)
+        Segmenter.open(bundle.path, strict=True, machine=Machine(gpu=BROKEN_DRIVER))

@@ -10,7 +10,7 @@ from small_network import ISLANDS, half_network
 
 from breastseg_deploy.bundle import MANIFEST, NETWORK_FP16, Bundle
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
-from breastseg_deploy.engines.private import CACHE_VARIABLE
+from breastseg_deploy.machine import CACHE_VARIABLE
 from breastseg_deploy.manifest import FileEntry, FrameContract, GaborBank, HalfPrecision, Manifest, Normalisation
 from breastseg_deploy.preprocess.gabor import GaborParameters, bank_sha256
 

@@ -16,6 +16,7 @@ from breastseg_deploy.engines.build import BuiltEngine
 from breastseg_deploy.engines.flavour import FLAVOURS, load
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import obtain_engine
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import parse_manifest
 
 BUILD_S = 1.0
@@ -36,5 +37,5 @@ load(request.flavour)
 print("ready", flush=True)
 while not start.exists():
     time.sleep(0.01)
-engine = obtain_engine(opened, request, lambda words: print(words, file=sys.stderr), build_slowly)
+engine = obtain_engine(opened, request, Machine(), lambda words: print(words, file=sys.stderr), build_slowly)
 print(engine.origin, engine.sha256)

@@ -31,7 +31,7 @@ from breastseg_deploy.engines.flavour import FLAVOURS, load
 from breastseg_deploy.engines.log import Progress, logger
 from breastseg_deploy.engines.network import parse_network
 from breastseg_deploy.engines.request import EngineRequest
-from breastseg_deploy.errors import BackendError, ContractError
+from breastseg_deploy.errors import ArgumentError, BackendError
 from breastseg_deploy.nvidia import NoGpu, look_for_gpu
 
 pytest.importorskip(
@@ -159,7 +159,7 @@ def test_a_fixed_batch_is_refused() -> None:
 
 def test_capabilities_are_named_where_one_cannot_be_built_for() -> None:
     assert "8.6" in buildable_capabilities(RTX)
-    said = refusal(lambda: build(half_network(), capability="6.1"), ContractError)
+    said = refusal(lambda: build(half_network(), capability="6.1"), ArgumentError)
     assert "builds for the compute capabilities 7.5, 8.0, 8.6" in said
     assert "got 6.1" in said
 

@@ -11,7 +11,7 @@ from breastseg_deploy.engines.build import BuiltEngine, build_engine, buildable_
 from breastseg_deploy.engines.flavour import FLAVOURS, Flavour, load
 from breastseg_deploy.engines.log import logger
 from breastseg_deploy.engines.request import EngineRequest
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.nvidia import Gpu, look_for_gpu
 
 TENSORRT, RTX = FLAVOURS["tensorrt"], FLAVOURS["tensorrt-rtx"]
@@ -40,7 +40,7 @@ def test_rtx_builds_for_this_gpu_and_loads_it_or_says_that_it_cannot() -> None:
         built = build_engine(half_network(), request, ISLANDS)
         assert loaded_types(RTX, built) == {"tensor": "FLOAT", "logits": "FLOAT"}
     else:
-        with pytest.raises(ContractError, match="builds for the compute capabilities"):
+        with pytest.raises(ArgumentError, match="builds for the compute capabilities"):
             build_engine(half_network(), request, ISLANDS)
 
 

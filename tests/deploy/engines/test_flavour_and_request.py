@@ -9,7 +9,7 @@ import pytest
 
 from breastseg_deploy.engines.flavour import FLAVOURS, flavour_named, load
 from breastseg_deploy.engines.request import EngineRequest
-from breastseg_deploy.errors import ContractError, MachineError
+from breastseg_deploy.errors import ArgumentError, MachineError
 
 RTX = FLAVOURS["tensorrt-rtx"]
 
@@ -24,7 +24,7 @@ def test_flavours_are_found_by_name(name: str) -> None:
 
 
 def test_a_name_that_is_no_flavour_is_refused() -> None:
-    with pytest.raises(ContractError, match="no TensorRT flavour 'trt'; choose one of tensorrt, tensorrt-rtx"):
+    with pytest.raises(ArgumentError, match="no TensorRT flavour 'trt'; choose one of tensorrt, tensorrt-rtx"):
         flavour_named("trt")
 
 
@@ -43,16 +43,16 @@ def test_an_engine_takes_one_to_eight_frames_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("batches", [(0, 1, 8), (2, 1, 8), (1, 9, 8), (1, 1, 0)])
 def test_batches_out_of_order_are_refused(batches: tuple[int, int, int]) -> None:
-    with pytest.raises(ContractError, match="1 <= min <= opt <= max, got"):
+    with pytest.raises(ArgumentError, match="1 <= min <= opt <= max, got"):
         EngineRequest(RTX, "8.6", "fp16", *batches)
 
 
 @pytest.mark.parametrize("capability", ["86", "sm_86", "8", "8.66", "", "8.6 ", "0.1"])
 def test_a_capability_that_is_none_is_refused(capability: str) -> None:
-    with pytest.raises(ContractError, match=r"written as in 8\.6, got"):
+    with pytest.raises(ArgumentError, match=r"written as in 8\.6, got"):
         EngineRequest(RTX, capability)
 
 
 def test_a_build_without_workspace_is_refused() -> None:
-    with pytest.raises(ContractError, match="at least one byte, got 0"):
+    with pytest.raises(ArgumentError, match="at least one byte, got 0"):
         EngineRequest(RTX, "8.6", workspace_bytes=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,12 +19,13 @@ import pytest
 from breastseg_deploy.bundle import ENGINES, NETWORK_FP16, Bundle
 from breastseg_deploy.engines.build import BuiltEngine
 from breastseg_deploy.engines.flavour import FLAVOURS
-from breastseg_deploy.engines.lock import lock_held
-from breastseg_deploy.engines.private import PrivateFolder
 from breastseg_deploy.engines.request import EngineRequest
-from breastseg_deploy.engines.store import Engine, EngineKey, obtain_engine, record_self_test, self_test_passed
+from breastseg_deploy.engines.store import Engine, EngineKey
+from breastseg_deploy.engines.store import obtain_engine as obtain_engine_on
 from breastseg_deploy.errors import BackendError, BundleError, MachineError, OutputError
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import EngineEntry, FileEntry
+from breastseg_deploy.verdicts import PrivateFolder
 
 rtx = pytest.importorskip(
     "tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'breastseg-deploy[tensorrt-rtx]'"
@@ -30,6 +33,11 @@ rtx = pytest.importorskip(
 
 REQUEST = EngineRequest(FLAVOURS["tensorrt-rtx"], "8.6")
 ONE_OF_TWO = Path(__file__).with_name("one_of_two.py")
+
+
+def obtain_engine(bundle: Bundle, request: EngineRequest, *rest: Any, **more: Any) -> Engine:
+    """On this machine."""
+    return obtain_engine_on(bundle, request, Machine(), *rest, **more)
 
 
 class Builder:
@@ -239,7 +247,7 @@ def test_a_file_that_others_may_write_to_is_refused(bundle: Bundle, cache: Path,
     (file,) = cache.glob(name)
     file.chmod(0o666)
     said = refusal(lambda: obtain_engine(bundle, REQUEST, build=never), MachineError)
-    assert f"others may write to {file} (mode 0666), so no engine in it is trusted" in said
+    assert f"others may write to {file} (mode 0666), so nothing in it is trusted" in said
 
 
 def test_a_cache_that_others_may_write_to_is_refused_before_anything_is_built(bundle: Bundle, cache: Path) -> None:
@@ -257,13 +265,14 @@ def test_a_failed_build_leaves_no_record_and_the_next_one_builds(bundle: Bundle,
     assert obtain_engine(bundle, REQUEST, build=Builder()).origin == "built"
 
 
-def test_a_cache_without_room_leaves_no_record(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    def full(_: PrivateFolder, name: str, content: bytes) -> None:
-        raise OutputError(f"cannot write {name}: no space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PrivateFolder, "write", full)
-        refusal(lambda: obtain_engine(bundle, REQUEST, build=Builder()), OutputError)
+def test_a_cache_without_room_leaves_no_record(bundle: Bundle, cache: Path) -> None:
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1][1]))  # a full disk, as far as a test may make one
+        refusal(lambda: obtain_engine(bundle, REQUEST, build=Builder(b"plan" * 1000)), OutputError)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
+        signal.signal(signal.SIGXFSZ, before[0])
     assert not list(cache.glob("*.json"))
 
 
@@ -290,12 +299,13 @@ def test_two_processes_that_build_at_once_make_one_engine(bundle: Bundle, tmp_pa
 
 
 def test_a_lock_is_free_again_when_its_holder_was_killed(tmp_path: Path) -> None:
-    place = tmp_path / "lock"
-    hold = (
-        "import sys, time; from pathlib import Path; from breastseg_deploy.engines.lock import lock_held\n"
-        "with lock_held(Path(sys.argv[1]), lambda: None): print('held', flush=True); time.sleep(60)"
+    folder = PrivateFolder.open(tmp_path)
+    program = (
+        "import sys, time; from pathlib import Path; from breastseg_deploy.verdicts import PrivateFolder\n"
+        "with PrivateFolder(Path(sys.argv[1])).locked('a.lock', lambda: None):\n"
+        "    print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", hold, str(place)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     waited: list[str] = []
@@ -305,54 +315,6 @@ def test_a_lock_is_free_again_when_its_holder_was_killed(tmp_path: Path) -> None
         holder.kill()
         holder.communicate()
 
-    with lock_held(place, kill_it):
+    with folder.locked("a.lock", kill_it):
         pass
     assert waited == ["told"]
-
-
-def test_a_place_without_locks_is_refused(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match=r"cannot lock .*; name another folder in BREASTSEG_CACHE"),
-        lock_held(tmp_path / "missing" / "lock", lambda: None),
-    ):
-        pass
-
-
-# self-tests
-
-
-def engine(plan: bytes = b"a plan") -> Engine:
-    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7", "8.6", "fp16", 1, 1, 8)
-    return Engine(plan, key, hashlib.sha256(plan).hexdigest(), "built")
-
-
-def test_no_engine_has_passed_before_it_was_tested() -> None:
-    assert not self_test_passed(engine())
-
-
-def test_a_verdict_holds_for_exactly_this_plan_and_device() -> None:
-    record_self_test(engine(), {"worst_dice": 0.999}, "GPU A, driver 580")
-    assert self_test_passed(engine(), "GPU A, driver 580")
-    assert not self_test_passed(engine(), "GPU A, driver 590")
-    assert not self_test_passed(engine())
-    assert not self_test_passed(engine(b"another plan"), "GPU A, driver 580")
-
-
-def test_a_verdict_of_another_version_of_the_toolkit_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    record_self_test(engine(), {})
-    monkeypatch.setattr("breastseg_deploy.engines.store.__version__", "99")
-    assert not self_test_passed(engine())
-
-
-def test_a_verdict_keeps_its_figures(cache: Path) -> None:
-    record_self_test(engine(), {"worst_dice": 0.5}, "GPU A")
-    (verdict,) = cache.glob("self-test-*.json")
-    raw = json.loads(verdict.read_text())
-    assert (raw["figures"], raw["device"], raw["sha256"]) == ({"worst_dice": 0.5}, "GPU A", engine().sha256)
-
-
-def test_a_verdict_that_others_could_have_written_is_refused(cache: Path) -> None:
-    record_self_test(engine(), {})
-    (verdict,) = cache.glob("self-test-*.json")
-    verdict.chmod(0o666)
-    assert "others may write to" in refusal(lambda: self_test_passed(engine()), MachineError)

@@ -12,7 +12,7 @@ from cuda_cpu.cubin import compiled_for
 from numpy.typing import NDArray
 
 from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.gpu.bank import packed_bank
 from breastseg_deploy.gpu.sources import edge_options, mask_options, source
 from breastseg_deploy.preprocess.gabor import GaborParameters, edge_channel_reference, gabor_bank
@@ -193,7 +193,7 @@ def test_other_banks_match_the_reference(parameters: GaborParameters) -> None:
 
 
 def test_a_bank_that_is_not_even_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ContractError, match=r"psi_rad must be a multiple of pi, got 0\.3; run this model on the CPU"):
+    with pytest.raises(ArgumentError, match=r"psi_rad must be a multiple of pi, got 0\.3; run this model on the CPU"):
         packed_bank(GaborParameters(psi_rad=0.3))
 
 

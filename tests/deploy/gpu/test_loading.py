@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,34 +13,37 @@ import pytest
 from host_network import FRAMES, Float16Network
 from surgery import edit_manifest
 
-from breastseg_deploy import BackendError, BundleError, MachineError, ParityError, Segmenter
-from breastseg_deploy.backends import select as choice
+from breastseg_deploy import BackendError, BundleError, Machine, MachineError, ParityError, Segmenter
 from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import Engine, EngineKey, Origin
-from breastseg_deploy.errors import OutputError
-from breastseg_deploy.gpu import loading as gpu_loading
+from breastseg_deploy.gpu.loading import check_tensorrt, open_onnxruntime_cuda, open_tensorrt
+from breastseg_deploy.gpu.pipeline import GpuPipeline
 from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
 
 GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
 KEY = EngineKey("0" * 64, "tensorrt-rtx", "1.7.1.116", "8.6", "fp16", 1, 1, 8)
 
 
-class Machine:
+class WithRtx:
     """A machine with a GPU and TensorRT-RTX whose engine computes what the float16 network does."""
 
-    def __init__(self, network: Float16Network) -> None:
+    def __init__(self, network: Float16Network, cache: Path) -> None:
         self.gpu: Gpu | NoGpu = GPU
         self.engine = Engine(b"plan", KEY, "a" * 64, "cache")
-        self.network = network
+        self.network, self.cache = network, cache
         self.requests: list[EngineRequest] = []
         self.plans: list[bytes] = []
 
     def from_(self, origin: Origin) -> None:
         self.engine = replace(self.engine, origin=origin)
 
-    def obtain_engine(self, bundle: Bundle, request: EngineRequest, say: Any) -> Engine:
+    @property
+    def machine(self) -> Machine:
+        return Machine(gpu=self.gpu, cache=self.cache)
+
+    def obtain_engine(self, bundle: Bundle, request: EngineRequest, machine: Machine, say: Any) -> Engine:
         self.requests.append(request)
         say("the bundle holds engines for another GPU")
         return self.engine
@@ -48,82 +52,81 @@ class Machine:
         self.plans.append(plan)
         return self.network
 
+    def open(self, bundle: Bundle) -> GpuPipeline:
+        return open_tensorrt("tensorrt-rtx", bundle, self.machine, self.obtain_engine, self.load_engine)
+
 
 @pytest.fixture
-def machine(
+def rtx(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cupy_on_cpu: ModuleType, quick_edge: None, float16: Float16Network
-) -> Machine:
-    made = Machine(float16)
-    monkeypatch.setenv("BREASTSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gpu_loading, "look_for_gpu", lambda: made.gpu)
-    monkeypatch.setattr(gpu_loading, "load", lambda flavour: ModuleType("tensorrt_rtx"))
-    monkeypatch.setattr(gpu_loading, "version", lambda trt: "1.7.1.116")
-    monkeypatch.setattr(gpu_loading, "obtain_engine", made.obtain_engine)
-    monkeypatch.setattr(gpu_loading, "TensorRtNetwork", made.load_engine)
-    return made
+) -> WithRtx:
+    vendor = ModuleType("tensorrt_rtx")
+    vendor.__version__ = "1.7.1.116"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", vendor)
+    return WithRtx(float16, tmp_path / "cache")
 
 
-def opened_runs(machine: Machine, bundle: Bundle) -> list[int]:
+def opened_runs(rtx: WithRtx, bundle: Bundle) -> list[int]:
     """Batch sizes that the engine ran while the backend was opened."""
-    machine.network.runs.clear()
-    gpu_loading.open_tensorrt(bundle, "tensorrt-rtx").close()
-    return list(machine.network.runs)
+    rtx.network.runs.clear()
+    rtx.open(bundle).close()
+    return list(rtx.network.runs)
 
 
-def test_engine_is_asked_for_this_gpu_and_batches_of_1_to_8(machine: Machine, bundle: Bundle) -> None:
-    pipeline = gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
-    (request,) = machine.requests
+def test_engine_is_asked_for_this_gpu_and_batches_of_1_to_8(rtx: WithRtx, bundle: Bundle) -> None:
+    pipeline = rtx.open(bundle)
+    (request,) = rtx.requests
     assert (request.flavour.name, request.compute_capability) == ("tensorrt-rtx", "8.6")
     assert (request.precision, request.min_batch, request.max_batch) == ("fp16", 1, 8)
-    assert machine.plans == [b"plan"]
+    assert rtx.plans == [b"plan"]
     assert len(pipeline.infer(FRAMES[:1]).probability) == 1
 
 
-def test_goldens_run_at_the_first_open_and_not_again(machine: Machine, bundle: Bundle) -> None:
+def test_goldens_run_at_the_first_open_and_not_again(rtx: WithRtx, bundle: Bundle) -> None:
     goldens = len(bundle.manifest.goldens)
-    assert opened_runs(machine, bundle) == [1] * (1 + goldens)
-    assert opened_runs(machine, bundle) == [1, 1]  # preparation, a black frame
+    assert opened_runs(rtx, bundle) == [1] * (1 + goldens)
+    assert opened_runs(rtx, bundle) == [1, 1]  # preparation, a black frame
 
 
-def test_goldens_run_again_for_another_engine(machine: Machine, bundle: Bundle) -> None:
-    opened_runs(machine, bundle)
-    machine.engine = replace(machine.engine, sha256="b" * 64)
-    assert len(opened_runs(machine, bundle)) > 2
+def test_goldens_run_again_for_another_engine(rtx: WithRtx, bundle: Bundle) -> None:
+    opened_runs(rtx, bundle)
+    rtx.engine = replace(rtx.engine, sha256="b" * 64)
+    assert len(opened_runs(rtx, bundle)) > 2
 
 
 @pytest.mark.parametrize("change", [{"driver": "590.1"}, {"name": "NVIDIA Other"}])
 def test_goldens_run_again_after_a_change_of_driver_or_gpu(
-    machine: Machine, bundle: Bundle, change: dict[str, Any]
+    rtx: WithRtx, bundle: Bundle, change: dict[str, Any]
 ) -> None:
-    opened_runs(machine, bundle)
-    machine.gpu = replace(GPU, **change)
-    assert len(opened_runs(machine, bundle)) > 2
+    opened_runs(rtx, bundle)
+    rtx.gpu = replace(GPU, **change)
+    assert len(opened_runs(rtx, bundle)) > 2
 
 
-def test_goldens_run_once_for_each_batch_size(machine: Machine, bundle: Bundle) -> None:
+def test_goldens_run_once_for_each_batch_size(rtx: WithRtx, bundle: Bundle) -> None:
     for runs in ([2] * 4, [2] * 3):  # preparation, goldens (3) or at the second open a black batch, frames
-        pipeline = gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
-        machine.network.runs.clear()
+        pipeline = rtx.open(bundle)
+        rtx.network.runs.clear()
         pipeline.infer(FRAMES[:2])
-        assert machine.network.runs == runs
+        assert rtx.network.runs == runs
 
 
-def test_goldens_run_again_for_stricter_limits(machine: Machine, bundle: Bundle, bundle_copy: Path) -> None:
-    opened_runs(machine, bundle)
+def test_goldens_run_again_for_stricter_limits(rtx: WithRtx, bundle: Bundle, bundle_copy: Path) -> None:
+    opened_runs(rtx, bundle)
     limits = {"worst_dice": 0.995, "mean_dice": 0.999, "dice_change": 0.001}
     edit_manifest(
         bundle_copy, lambda raw: [p.update(limits=limits) for p in raw["parity"] if p["artefact"] == NETWORK_FP16]
     )
-    assert len(opened_runs(machine, Bundle.open(bundle_copy))) > 2
+    assert len(opened_runs(rtx, Bundle.open(bundle_copy))) > 2
 
 
-def test_an_engine_that_fails_its_goldens_serves_neither_now_nor_later(machine: Machine, bundle: Bundle) -> None:
-    machine.network.spoil = lambda logits: logits.fill(-9)
+def test_an_engine_that_fails_its_goldens_serves_neither_now_nor_later(rtx: WithRtx, bundle: Bundle) -> None:
+    rtx.network.spoil = lambda logits: logits.fill(-9)
     for _ in range(2):
         with pytest.raises(ParityError, match=r"do not use its network\.fp16\.onnx on this machine"):
-            gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
-    machine.network.spoil = lambda logits: None
-    assert len(opened_runs(machine, bundle)) > 2
+            rtx.open(bundle)
+    rtx.network.spoil = lambda logits: None
+    assert len(opened_runs(rtx, bundle)) > 2
 
 
 @pytest.mark.parametrize(
@@ -135,110 +138,94 @@ def test_an_engine_that_fails_its_goldens_serves_neither_now_nor_later(machine: 
     ],
 )
 def test_where_the_engine_came_from_is_told(
-    machine: Machine, bundle: Bundle, caplog: pytest.LogCaptureFixture, origin: Origin, level: int, words: str
+    rtx: WithRtx, bundle: Bundle, caplog: pytest.LogCaptureFixture, origin: Origin, level: int, words: str
 ) -> None:
-    machine.from_(origin)
+    rtx.from_(origin)
     with caplog.at_level(logging.INFO, "breastseg_deploy"):
-        gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
-    said, told = [record for record in caplog.records if record.name == "breastseg_deploy"]
+        rtx.open(bundle)
+    said, told, *_ = [record for record in caplog.records if record.name == "breastseg_deploy"]
     assert said.message == "tensorrt-rtx: the bundle holds engines for another GPU"
     assert (told.levelno, words in told.message) == (level, True)
 
 
-def test_a_verdict_that_cannot_be_kept_is_told_and_the_engine_serves(
-    machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_verdicts_that_cannot_be_used_are_told_and_the_goldens_run_each_time(
+    rtx: WithRtx, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OutputError("no space left on device")
-
-    monkeypatch.setattr(gpu_loading, "record_self_test", full)
-    pipeline = gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
-    assert len(pipeline.infer(FRAMES[:1]).probability) == 1
-    assert "that cannot be kept: no space left on device" in caplog.text
+    rtx.cache.write_text("a file in the folder's place")
+    for _ in range(2):
+        assert len(opened_runs(rtx, bundle)) > 2
+    assert caplog.text.count("its verdicts cannot be read, so the goldens run again: cannot make the cache folder") == 2
+    assert caplog.text.count("the goldens passed, and that cannot be kept: cannot make the cache folder") == 2
 
 
-def test_verdicts_that_cannot_be_read_are_told_and_the_goldens_run(
-    machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_verdict_that_others_could_have_written_is_told_and_the_goldens_run(
+    rtx: WithRtx, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def no_permission(*_: Any) -> None:
-        raise OutputError("cannot make the engine cache: no permission")
-
-    opened_runs(machine, bundle)
-    monkeypatch.setattr(gpu_loading, "self_test_passed", no_permission)
-    assert len(opened_runs(machine, bundle)) > 2
-    assert "what is known of the engine cannot be read: cannot make the engine cache" in caplog.text
+    opened_runs(rtx, bundle)
+    for verdict in rtx.cache.glob("self-test-*.json"):
+        verdict.chmod(0o666)
+    assert len(opened_runs(rtx, bundle)) > 2
+    assert "others may write to" in caplog.text
 
 
 def test_a_library_that_is_there_and_broken_is_a_failure(
-    machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    rtx: WithRtx, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(_: Any) -> None:
-        raise ImportError("libnvinfer.so.10:\ncannot open shared object file")
-
-    monkeypatch.setattr(gpu_loading, "load", broken)
-    with pytest.raises(BackendError, match=r"TensorRT is installed and does not work here: libnvinfer.so.10: can"):
-        gpu_loading.check_tensorrt("tensorrt")
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx")
+    (tmp_path / "tensorrt_rtx.py").write_text("raise ImportError('libnvinfer.so.10:\\ncannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendError, match=r"TensorRT-RTX is installed and does not work here: libnvinfer.so.10: can"):
+        check_tensorrt("tensorrt-rtx", rtx.machine)
 
 
 def test_a_cuda_error_while_the_engine_is_loaded_is_a_failure(
-    machine: Machine, bundle: Bundle, cupy_on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+    rtx: WithRtx, bundle: Bundle, cupy_on_cpu: ModuleType
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
         raise cupy_on_cpu.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver: driver is too old")
 
-    monkeypatch.setattr(gpu_loading, "TensorRtNetwork", fail)
     with pytest.raises(BackendError, match="TensorRT-RTX is installed and does not work here: cudaErrorInsufficient"):
-        gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
+        open_tensorrt("tensorrt-rtx", bundle, rtx.machine, rtx.obtain_engine, fail)
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"])
 def test_a_machine_without_gpu_lacks_something_and_imports_nothing(
-    machine: Machine, bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine.gpu = NoGpu("no NVIDIA driver on this machine", expected=False)
-    monkeypatch.setattr(gpu_loading, "require", lambda *_: pytest.fail("nothing may be imported"))
+    for module in ("cupy", "tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)  # an import would end in another sentence
     with pytest.raises(MachineError, match=r"^no NVIDIA driver on this machine$"):
-        choose(bundle, name)
+        choose(bundle, name, Machine(gpu=NoGpu("no NVIDIA driver on this machine", expected=False)))
 
 
-def test_a_bundle_without_float16_network_is_refused_by_name(
-    machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from breastseg_deploy.engines.store import obtain_engine
-
+def test_a_bundle_without_float16_network_is_refused_by_name(rtx: WithRtx, bundle: Bundle) -> None:
     files = {name: entry for name, entry in bundle.manifest.files.items() if name != NETWORK_FP16}
     without = Bundle(bundle.path, bundle.manifest.model_copy(update={"files": files}))
-    monkeypatch.setattr(gpu_loading, "obtain_engine", obtain_engine)
     with pytest.raises(BundleError, match=r"holds no network.fp16.onnx"):
-        gpu_loading.open_tensorrt(without, "tensorrt-rtx")
+        open_tensorrt("tensorrt-rtx", without, rtx.machine)
 
 
-def test_check_names_version_and_gpu(machine: Machine) -> None:
-    assert gpu_loading.check_tensorrt("tensorrt-rtx") == (
+def test_check_names_version_and_gpu(rtx: WithRtx) -> None:
+    assert check_tensorrt("tensorrt-rtx", rtx.machine) == (
         "TensorRT-RTX 1.7.1.116 on NVIDIA Test, compute capability 8.6, driver 580.82"
     )
 
 
-def test_onnxruntime_on_cuda_runs_the_goldens_at_every_open(
-    machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu_loading, "open_network", lambda bundle, stream, device: machine.network)
+def test_onnxruntime_on_cuda_runs_the_goldens_at_every_open(rtx: WithRtx, bundle: Bundle) -> None:
     for _ in range(2):
-        machine.network.runs.clear()
-        gpu_loading.open_onnxruntime_cuda(bundle).close()
-        assert machine.network.runs == [1] * (1 + len(bundle.manifest.goldens))
+        rtx.network.runs.clear()
+        open_onnxruntime_cuda(bundle, rtx.machine, lambda *_: rtx.network).close()
+        assert rtx.network.runs == [1] * (1 + len(bundle.manifest.goldens))
 
 
 @pytest.mark.skipif(isinstance(look_for_gpu(), Gpu), reason="needs a machine without GPU, where engines cannot run")
 def test_a_real_engine_that_cannot_run_here_is_built_tried_and_passed_over_in_words(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cupy_on_cpu: ModuleType, demo_bundle: Path
+    tmp_path: Path, cupy_on_cpu: ModuleType, demo_bundle: Path
 ) -> None:
     """TensorRT-RTX builds without a driver and cannot run without one: all that is real here but the GPU's name."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    for module in (choice, gpu_loading):
-        monkeypatch.setattr(module, "look_for_gpu", lambda: GPU)
-    monkeypatch.setenv("BREASTSEG_CACHE", str(tmp_path / "cache"))
-    with Segmenter.open(demo_bundle) as segment:
+    machine = Machine(gpu=GPU, cache=tmp_path / "cache")
+    with Segmenter.open(demo_bundle, machine=machine) as segment:
         assert segment.backend in ("openvino", "onnxruntime")
         assert "passed over: tensorrt (" in segment.backend_reason
         assert "tensorrt-rtx (failed: TensorRT-RTX" in segment.backend_reason
@@ -246,4 +233,4 @@ def test_a_real_engine_that_cannot_run_here_is_built_tried_and_passed_over_in_wo
         assert "onnxruntime-cuda (" in segment.backend_reason
     assert len(list((tmp_path / "cache").glob("*.plan"))) == 1
     with pytest.raises(BackendError, match="tensorrt-rtx failed, and with strict=True no other backend may serve"):
-        Segmenter.open(demo_bundle, strict=True)
+        Segmenter.open(demo_bundle, strict=True, machine=machine)

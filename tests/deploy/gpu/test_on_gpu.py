@@ -15,7 +15,7 @@ from host_network import FRAMES, GREY, SIDE
 from numpy.typing import NDArray
 
 from breastseg_deploy import BackendError, MachineError, Segmenter
-from breastseg_deploy.backends.select import LOADERS
+from breastseg_deploy.backends.registry import BACKENDS as RECORDS
 from breastseg_deploy.bundle import NETWORK_FP16
 from breastseg_deploy.io.images import find_frames, png_bytes
 from breastseg_deploy.metrics import dice
@@ -23,7 +23,7 @@ from breastseg_deploy.verify import check_frames
 
 pytestmark = pytest.mark.gpu
 
-BACKENDS = [name for name, loader in LOADERS.items() if loader.on_gpu]
+BACKENDS = [name for name, record in RECORDS.items() if record.on_gpu]
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -45,7 +45,7 @@ def segment(
 def expected(demo_bundle: Path) -> NDArray[np.float32]:
     """Probabilities of FRAMES by the CPU backend."""
     with Segmenter.open(demo_bundle, "onnxruntime") as reference:
-        return reference(FRAMES).probability
+        return np.stack([result.probability for result in reference.batch(FRAMES)])  # type: ignore[misc]
 
 
 def test_masks_are_those_of_the_cpu_backend(segment: Segmenter, expected: NDArray[np.float32]) -> None:
@@ -63,7 +63,8 @@ def test_every_frame_of_a_batch_gets_its_own_answer(
     segment: Segmenter, expected: NDArray[np.float32], count: int
 ) -> None:
     chosen = np.arange(count) % len(FRAMES)
-    np.testing.assert_allclose(segment(FRAMES[chosen]).probability, expected[chosen], rtol=0, atol=0.01)
+    for result, wanted in zip(segment.batch(FRAMES[chosen]), expected[chosen], strict=True):
+        np.testing.assert_allclose(result.probability, wanted, rtol=0, atol=0.01)
 
 
 def test_repeated_calls_give_bitwise_the_same(segment: Segmenter) -> None:
@@ -94,13 +95,15 @@ def test_timings_are_the_devices_own_and_lie_within_the_call(segment: Segmenter)
     assert sum(timings.values()) <= total * 1.05  # device and host clocks differ a little
 
 
-@pytest.mark.parametrize("frames", [FRAMES[0], GREY[0], FRAMES[:3], GREY[:3]], ids=["rgb", "grey", "batch", "greys"])
+@pytest.mark.parametrize("frames", [FRAMES[:1], FRAMES[:3], GREY[:3]], ids=["one", "colour", "grey"])
 def test_frames_on_the_gpu_give_what_they_give_from_the_host(segment: Segmenter, frames: NDArray[np.uint8]) -> None:
     import cupy
 
-    wanted, found = segment(frames), segment(cupy.asarray(frames))
-    np.testing.assert_array_equal(found.probability, wanted.probability)
-    np.testing.assert_array_equal(found.mask, wanted.mask)
+    on_device = cupy.asarray(frames)
+    found = [*segment.batch(on_device), segment(on_device[0])]
+    for wanted, result in zip([*segment.batch(frames), segment(frames[0])], found, strict=True):
+        np.testing.assert_array_equal(result.probability, wanted.probability)
+        np.testing.assert_array_equal(result.mask, wanted.mask)
 
 
 class ByDlpack:
@@ -190,4 +193,4 @@ def test_an_illegal_address_closes_the_segmenter_and_every_call_says_so(demo_bun
 
 def test_auto_takes_a_gpu_backend_here(demo_bundle: Path, segment: Segmenter) -> None:
     with Segmenter.open(demo_bundle, strict=True) as chosen:
-        assert LOADERS[chosen.backend].on_gpu
+        assert RECORDS[chosen.backend].on_gpu

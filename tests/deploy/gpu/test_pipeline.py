@@ -24,10 +24,10 @@ from host_network import (
     FRAMES,
     GREY,
     SIDE,
-    AllPassed,
     Float16Network,
     HostNetwork,
     Recorded,
+    all_passed,
     light_probability,
 )
 from numpy.typing import NDArray
@@ -35,24 +35,25 @@ from surgery import alter_golden
 
 from breastseg_deploy import BackendError, FrameError, ParityError, Segmenter
 from breastseg_deploy.backends.onnxruntime import OnnxRuntimeCpu
+from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.backends.select import Choice
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.errors import BreastsegError
 from breastseg_deploy.gpu.graph import BoundNetwork
-from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline, Verdicts
+from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline, SelfTest
 from breastseg_deploy.inference import DeviceBackend, lies_on_gpu
 from breastseg_deploy.metrics import dice
 
 
 @pytest.fixture
 def pipeline(bundle: Bundle, network: HostNetwork, quick_edge: None) -> Iterator[GpuPipeline]:
-    opened = GpuPipeline(bundle, lambda stream: network, AllPassed())
+    opened = GpuPipeline(bundle, lambda stream: network, all_passed)
     yield opened
     opened.close()
 
 
 def segmenter(bundle: Bundle, pipeline: GpuPipeline) -> Segmenter:
-    return Segmenter(bundle, Choice("tested", "tested: for this test", pipeline, NETWORK_FP16))
+    return Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, NETWORK_FP16))
 
 
 # masks
@@ -62,7 +63,7 @@ def test_frames_through_kernels_and_float16_network_give_the_masks_of_the_cpu_ba
     cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
 ) -> None:
     reference = OnnxRuntimeCpu(bundle).infer(FRAMES[:2]).probability
-    answer = GpuPipeline(bundle, lambda stream: float16, AllPassed()).infer(FRAMES[:2])
+    answer = GpuPipeline(bundle, lambda stream: float16, all_passed).infer(FRAMES[:2])
     assert answer.mask is not None
     for mask, probability, wanted in zip(answer.mask, answer.probability, reference, strict=True):
         assert np.abs(probability - wanted).max() < 0.01
@@ -132,7 +133,7 @@ def test_everything_runs_on_one_stream_that_is_not_the_callers(
         streams.append(stream)
         return network
 
-    pipeline = GpuPipeline(bundle, open_network, AllPassed())
+    pipeline = GpuPipeline(bundle, open_network, all_passed)
     with cupy_on_cpu.cuda.Stream() as callers:
         pipeline.infer(FRAMES[:2])
         assert cupy_on_cpu.cuda.get_current_stream() is callers
@@ -152,8 +153,8 @@ def test_timings_name_every_stage_in_order(pipeline: GpuPipeline, bundle: Bundle
 def test_segmenter_serves_frames_of_the_host_through_a_gpu_backend(pipeline: GpuPipeline, bundle: Bundle) -> None:
     segment = segmenter(bundle, pipeline)
     np.testing.assert_allclose(segment(FRAMES[0]).probability, light_probability(FRAMES[:1], bundle)[0], atol=1e-6)
-    batch = segment(FRAMES[:3])
-    np.testing.assert_array_equal(batch.mask, batch.probability >= np.float32(bundle.manifest.threshold))
+    for result in segment.batch(FRAMES[:3]):
+        np.testing.assert_array_equal(result.mask, result.probability >= np.float32(bundle.manifest.threshold))
     deep = np.rint(FRAMES[0] / 255 * 4095).astype(np.uint16)
     np.testing.assert_array_equal(segment(deep, bit_depth=12).mask, segment(FRAMES[0]).mask)
 
@@ -161,7 +162,7 @@ def test_segmenter_serves_frames_of_the_host_through_a_gpu_backend(pipeline: Gpu
 def test_self_test_by_a_gpu_backend_holds_the_limit_of_the_float16_network(
     quick_edge: None, bundle: Bundle, float16: Float16Network
 ) -> None:
-    segment = segmenter(bundle, GpuPipeline(bundle, lambda stream: float16, AllPassed()))
+    segment = segmenter(bundle, GpuPipeline(bundle, lambda stream: float16, all_passed))
     assert [golden.name for golden in segment.self_test()] == list(bundle.manifest.goldens)
     float16.spoil = opposite
     with pytest.raises(ParityError, match=r"by tested, the limit is 0.99"):
@@ -216,17 +217,25 @@ def test_frames_on_the_device_are_read_where_they_lie(
     assert "upload" not in answer.timings
 
 
-@pytest.mark.parametrize(
-    "shape", [(SIDE, SIDE), (1, SIDE, SIDE), (3, SIDE, SIDE), (SIDE, SIDE, 3), (1, SIDE, SIDE, 3), (9, SIDE, SIDE, 3)]
-)
-def test_frames_on_the_device_keep_their_shape_as_on_the_host(
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (SIDE, SIDE, 3)])
+def test_a_frame_on_the_device_has_the_mask_that_it_has_from_the_host(
+    pipeline: GpuPipeline, bundle: Bundle, shape: tuple[int, ...]
+) -> None:
+    frame = np.resize(FRAMES, shape)
+    segment = segmenter(bundle, pipeline)
+    np.testing.assert_array_equal(segment(CudaBuffer(frame)).mask, segment(frame).mask)
+
+
+@pytest.mark.parametrize("shape", [(1, SIDE, SIDE), (3, SIDE, SIDE), (1, SIDE, SIDE, 3), (9, SIDE, SIDE, 3)])
+def test_a_batch_on_the_device_has_the_masks_that_it_has_from_the_host(
     pipeline: GpuPipeline, bundle: Bundle, shape: tuple[int, ...]
 ) -> None:
     frames = np.resize(FRAMES, shape)
     segment = segmenter(bundle, pipeline)
-    found, reference = segment(CudaBuffer(frames)), segment(frames)
-    assert found.mask.shape == reference.mask.shape
-    np.testing.assert_array_equal(found.mask, reference.mask)
+    found, reference = segment.batch(CudaBuffer(frames)), segment.batch(frames)
+    assert len(found) == len(reference) == shape[0]
+    for ours, theirs in zip(found, reference, strict=True):
+        np.testing.assert_array_equal(ours.mask, theirs.mask)
 
 
 def test_16_bit_frames_on_the_device_take_their_bit_depth(pipeline: GpuPipeline, bundle: Bundle) -> None:
@@ -240,7 +249,7 @@ def test_16_bit_frames_on_the_device_take_their_bit_depth(pipeline: GpuPipeline,
 def test_16_bit_frames_on_the_device_over_their_bit_depth_are_refused(
     cupy_on_cpu: ModuleType, bundle: Bundle, network: HostNetwork
 ) -> None:
-    segment = segmenter(bundle, GpuPipeline(bundle, lambda stream: network, AllPassed()))
+    segment = segmenter(bundle, GpuPipeline(bundle, lambda stream: network, all_passed))
     deep = np.zeros((SIDE, SIDE), np.uint16)
     deep[5, 7] = 4096
     with pytest.raises(FrameError, match=r"declared 12-bit hold the value 4096, over 4095"):
@@ -251,7 +260,7 @@ def test_16_bit_frames_on_the_device_over_their_bit_depth_are_refused(
     ("frames", "words"),
     [
         (np.zeros((SIDE, SIDE + 1), np.uint8), "never resized"),
-        (np.zeros((0, SIDE, SIDE), np.uint8), "no frame in it"),
+        (np.zeros((3, SIDE, SIDE), np.uint8), "move the channels last"),
         (np.zeros((SIDE, SIDE, 4), np.uint8), "without alpha"),
         (np.zeros((SIDE, SIDE), np.float32), "must be uint8, or uint16"),
         (np.zeros((SIDE, SIDE), np.int32), "got int32"),
@@ -497,7 +506,7 @@ def capturing(monkeypatch: pytest.MonkeyPatch, quick_edge: None) -> None:
 
 def test_a_network_that_can_be_captured_is_served_by_its_graph(capturing: None, bundle: Bundle) -> None:
     network = CapturableNetwork(capturable=True)
-    pipeline = GpuPipeline(bundle, lambda stream: network, AllPassed())
+    pipeline = GpuPipeline(bundle, lambda stream: network, all_passed)
     for number in range(3):
         frame = FRAMES[number : number + 1]
         np.testing.assert_allclose(pipeline.infer(frame).probability, light_probability(frame, bundle), atol=1e-6)
@@ -516,7 +525,7 @@ def test_a_captured_network_lives_as_long_as_its_graph(capturing: None, bundle: 
             return bound
 
     network = Watched(capturable=True)
-    pipeline = GpuPipeline(bundle, lambda stream: network, AllPassed())
+    pipeline = GpuPipeline(bundle, lambda stream: network, all_passed)
     Graph.runs = staticmethod(lambda: None)  # the stand-in's own hold on it
     gc.collect()
     assert [bound() is not None for bound in kept] == [True]
@@ -543,7 +552,7 @@ def test_a_network_that_cannot_be_captured_is_enqueued_and_that_is_told(
         monkeypatch.setattr(CapturingStream, "refuses", True)
     else:
         monkeypatch.setattr(Captured, "enqueue", refuse)
-    pipeline = GpuPipeline(bundle, lambda stream: network, AllPassed())
+    pipeline = GpuPipeline(bundle, lambda stream: network, all_passed)
     assert len(pipeline.infer(FRAMES[:1]).probability) == 1
     assert Graph.launches == []
     (record,) = caplog.records
@@ -555,7 +564,7 @@ def test_a_network_that_cannot_be_captured_is_enqueued_and_that_is_told(
 # goldens
 
 
-def open_pipeline(bundle: Bundle, network: HostNetwork, verdicts: Verdicts) -> GpuPipeline:
+def open_pipeline(bundle: Bundle, network: HostNetwork, verdicts: SelfTest) -> GpuPipeline:
     return GpuPipeline(bundle, lambda stream: network, verdicts)
 
 
@@ -571,7 +580,7 @@ def test_each_batch_size_runs_the_goldens_before_it_serves(
     pipeline.infer(FRAMES[:4])
     assert float16.runs == [4, 4, 4]  # preparation, goldens, frames
     assert list(verdicts.recorded) == [1, 4]
-    assert all(figures["worst_dice"] >= 0.99 for figures in verdicts.recorded.values())
+    assert all(result.dice >= 0.99 for results in verdicts.recorded.values() for result in results)
     float16.runs.clear()
     pipeline.infer(FRAMES[:4])
     assert float16.runs == [4]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from host_network import FRAMES, SIDE, AllPassed, at_address, light_logits, light_probability
+from host_network import FRAMES, SIDE, all_passed, at_address, light_logits, light_probability
 
 from breastseg_deploy import BackendError
 from breastseg_deploy.bundle import Bundle
@@ -169,7 +169,7 @@ def test_pipeline_around_an_engine_gives_what_the_engine_computes(
     monkeypatch: pytest.MonkeyPatch, quick_edge: None, bundle: Bundle, faults: Sequence[str]
 ) -> None:
     trt = StandIn(*faults)
-    pipeline = GpuPipeline(bundle, lambda stream: opened(monkeypatch, trt, stream, "tensorrt-rtx"), AllPassed())
+    pipeline = GpuPipeline(bundle, lambda stream: opened(monkeypatch, trt, stream, "tensorrt-rtx"), all_passed)
     for count in (1, 3, 1):
         found = pipeline.infer(FRAMES[:count]).probability
         np.testing.assert_allclose(found, light_probability(FRAMES[:count], bundle), atol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.fft import edge_channel
 from breastseg_deploy.preprocess.gabor import GaborParameters, edge_channel_reference, gabor_bank, luma
 
@@ -119,5 +119,5 @@ def test_result_is_contiguous_and_owned_by_the_caller() -> None:
 
 @pytest.mark.parametrize("size", [(31, 100), (100, 31)])
 def test_frames_under_32_pixels_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ContractError, match=f"at least 32 x 32 px, got {size[0]} x {size[1]}"):
+    with pytest.raises(ArgumentError, match=f"at least 32 x 32 px, got {size[0]} x {size[1]}"):
         edge_channel(np.zeros((*size, 3), np.uint8))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.gabor import (
     KERNEL_PX,
     RADIUS_PX,
@@ -93,26 +93,26 @@ def test_zero_mean_takes_the_answer_to_flat_brightness_away() -> None:
 
 @pytest.mark.parametrize("wavelengths", [(), (2.0,), (4.0, 1.9), (-4.0,)])
 def test_wavelengths_at_or_under_nyquist_are_refused(wavelengths: tuple[float, ...]) -> None:
-    with pytest.raises(ContractError, match=r"over 2 px \(Nyquist\), got \("):
+    with pytest.raises(ArgumentError, match=r"over 2 px \(Nyquist\), got \("):
         GaborParameters(wavelengths_px=wavelengths)
 
 
 @pytest.mark.parametrize("orientations", [0, -1, 181, 10**9])
 def test_a_bank_without_orientations_or_with_far_too_many_is_refused(orientations: int) -> None:
-    with pytest.raises(ContractError, match=f"needs 1 to 180 orientations, got {orientations}"):
+    with pytest.raises(ArgumentError, match=f"needs 1 to 180 orientations, got {orientations}"):
         GaborParameters(orientations=orientations)
 
 
 @pytest.mark.parametrize("change", [{"sigma_px": 0.0}, {"sigma_px": -5.0}, {"gamma": 0.0}, {"gamma": -0.5}])
 def test_envelopes_without_extent_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(ContractError, match="sigma_px and gamma must be positive"):
+    with pytest.raises(ArgumentError, match="sigma_px and gamma must be positive"):
         replace(DEFAULTS, **change)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["sigma_px", "gamma", "psi_rad", "wavelengths_px"])
 def test_parameters_that_are_not_finite_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ContractError, match="must be finite"):
+    with pytest.raises(ArgumentError, match="must be finite"):
         replace(DEFAULTS, **{name: (4.0, value) if name == "wavelengths_px" else value})
 
 
@@ -169,5 +169,5 @@ def test_reference_responses_stay_within_one() -> None:
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])
 def test_frames_too_small_for_the_reflected_border_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ContractError, match=f"at least 32 x 32 px, got {size[0]} x {size[1]}"):
+    with pytest.raises(ArgumentError, match=f"at least 32 x 32 px, got {size[0]} x {size[1]}"):
         edge_channel_reference(np.zeros((*size, 3), np.uint8))

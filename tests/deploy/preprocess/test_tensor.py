@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.fft import edge_channel
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
@@ -45,5 +45,5 @@ def test_frames_of_a_batch_do_not_touch_one_another() -> None:
 
 
 def test_frames_under_32_pixels_are_refused() -> None:
-    with pytest.raises(ContractError, match="at least 32 x 32 px, got 16 x 64"):
+    with pytest.raises(ArgumentError, match="at least 32 x 32 px, got 16 x 64"):
         network_input(np.zeros((1, 16, 64, 3), np.uint8))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 import pytest
@@ -15,10 +16,10 @@ from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.cli.main import main as breastseg
 from breastseg_deploy.engines.build import build_engine
 from breastseg_deploy.engines.flavour import FLAVOURS
-from breastseg_deploy.engines.private import CACHE_VARIABLE
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import EngineKey, obtain_engine
-from breastseg_deploy.errors import BackendError, ContractError, MachineError
+from breastseg_deploy.errors import ArgumentError, BackendError, MachineError
+from breastseg_deploy.machine import CACHE_VARIABLE, Machine
 from breastseg_deploy.nvidia import Gpu, NoGpu
 from breastseg_export import graph
 from breastseg_export.command import main
@@ -77,16 +78,6 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Gpu | NoGpu], None]:
-    """Says what GPU this machine has."""
-
-    def put(found: Gpu | NoGpu) -> None:
-        monkeypatch.setattr(engines, "look_for_gpu", lambda: found)
-
-    return put
-
-
 NO_GPU = NoGpu("no NVIDIA driver on this machine", expected=False)
 
 
@@ -137,7 +128,7 @@ def test_the_manifest_says_what_an_engine_is_and_that_it_was_not_run(bundle: Pat
 def test_the_runtime_finds_the_exported_engine(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     opened = Bundle.open(bundle)
-    engine = obtain_engine(opened, EngineRequest(RTX, "8.9"))
+    engine = obtain_engine(opened, EngineRequest(RTX, "8.9"), Machine())
     assert engine.origin == "bundle"
     assert engine.key == EngineKey.of_entry(opened.manifest.engines[1])
     assert engine.sha256 == opened.manifest.files[opened.manifest.engines[1].file].sha256
@@ -190,25 +181,21 @@ def test_a_capability_that_is_none_is_a_usage_error(capability: str, capsys: pyt
 
 
 @needs_rtx
-def test_rtx_needs_a_gpu_or_its_name(
-    here: Callable[[Gpu | NoGpu], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    here(NO_GPU)
-    code, line = said(["--target", "tensorrt-rtx"], tmp_path, capsys)
-    assert code == 4
-    assert "no NVIDIA driver on this machine; name the GPU to build for, e.g. --compute-capability 8.6" in line
+def test_rtx_needs_a_gpu_or_its_name() -> None:
+    with pytest.raises(MachineError, match=r"no NVIDIA driver on this machine; name the GPU to build for, e\.g\. --c"):
+        engines.engine_requests(["tensorrt-rtx"], [], "fp16", Machine(gpu=NO_GPU))
 
 
 @needs_rtx
-def test_rtx_builds_for_this_machines_gpu_unless_told_otherwise(here: Callable[[Gpu | NoGpu], None]) -> None:
-    here(gpu("8.9"))
-    (request,) = engines.engine_requests(["tensorrt-rtx"], [], "fp16")
+def test_rtx_builds_for_this_machines_gpu_unless_told_otherwise() -> None:
+    machine = Machine(gpu=gpu("8.9"))
+    (request,) = engines.engine_requests(["tensorrt-rtx"], [], "fp16", machine)
     assert request.compute_capability == "8.9"
 
 
 @needs_rtx
 def test_each_engine_is_built_once() -> None:
-    requests = engines.engine_requests(["tensorrt-rtx"] * 2, ["8.6", "8.9", "8.6"], "fp16")
+    requests = engines.engine_requests(["tensorrt-rtx"] * 2, ["8.6", "8.9", "8.6"], "fp16", Machine())
     assert [request.compute_capability for request in requests] == ["8.6", "8.9"]
 
 
@@ -222,18 +209,16 @@ def test_tensorrt_that_is_not_installed_is_named_with_its_command(
     assert "pip install 'breastseg-deploy[tensorrt]'" in line
 
 
-def test_tensorrt_needs_a_gpu(here: Callable[[Gpu | NoGpu], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "load", lambda _: None)
-    here(NO_GPU)
+def test_tensorrt_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    machine = Machine(gpu=NO_GPU)
     with pytest.raises(MachineError, match="TensorRT builds on the GPU that will run the engine: no NVIDIA driver"):
-        engines.engine_requests(["tensorrt"], [], "fp16")
+        engines.engine_requests(["tensorrt"], [], "fp16", machine)
 
 
-def test_tensorrt_builds_for_its_own_gpu_alone(
-    here: Callable[[Gpu | NoGpu], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, "load", lambda _: None)
-    here(gpu("9.0"))
-    assert engines.engine_requests(["tensorrt"], [], "fp16")[0].compute_capability == "9.0"
-    with pytest.raises(ContractError, match=r"own machine only \(9\.0\), got --compute-capability 8\.6"):
-        engines.engine_requests(["tensorrt"], ["8.6"], "fp16")
+def test_tensorrt_builds_for_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    machine = Machine(gpu=gpu("9.0"))
+    assert engines.engine_requests(["tensorrt"], [], "fp16", machine)[0].compute_capability == "9.0"
+    with pytest.raises(ArgumentError, match=r"own machine only \(9\.0\), got --compute-capability 8\.6"):
+        engines.engine_requests(["tensorrt"], ["8.6"], "fp16", machine)

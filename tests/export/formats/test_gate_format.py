@@ -11,7 +11,7 @@ import torch
 
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, REPORT, Bundle
 from breastseg_deploy.cli.main import main
-from breastseg_deploy.errors import ContractError, ParityError
+from breastseg_deploy.errors import ArgumentError, ParityError
 from breastseg_deploy.gate import Gate, GateCalibration
 from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.phantom import phantom_frame
@@ -74,7 +74,7 @@ def test_the_manifest_holds_what_the_gate_promises_and_how_it_came_out(gated_bun
 
 
 def test_another_frame_size_than_the_gates_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match=r"gate was calibrated on frames of \(64, 64\) px"):
+    with pytest.raises(ArgumentError, match=r"gate was calibrated on frames of \(64, 64\) px"):
         export_bundle(ExportSettings(str(checkpoint), tmp_path / "bundle", "fp32", size_px=96))
     assert not (tmp_path / "bundle").exists()
 
@@ -148,7 +148,7 @@ def test_evaluate_counts_what_the_gate_skips_and_takes_no_averaging(
 def test_networks_to_compare_with_make_no_bundle(tmp_path: Path, architecture: Architecture, words: str) -> None:
     path = tmp_path / "other.safetensors"
     save_checkpoint(Checkpoint(SegmentationModel(architecture)), path)
-    with pytest.raises(ContractError, match="and a bundle is made of the paper's alone") as refusal:
+    with pytest.raises(ArgumentError, match="and a bundle is made of the paper's alone") as refusal:
         export_bundle(ExportSettings(str(path), tmp_path / "bundle", "fp32", size_px=SIDE))
     assert words in str(refusal.value)
     assert not (tmp_path / "bundle").exists()

@@ -20,7 +20,7 @@ from breastseg_deploy import selftest as goldens
 from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import INT8_NETWORK, INT8_WEIGHTS, MANIFEST, MODEL, Bundle, file_entry
 from breastseg_deploy.cli.main import main
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.manifest import Int8Precision
 from breastseg_deploy.metrics import dice
@@ -149,7 +149,7 @@ def test_a_golden_that_came_out_better_at_the_export_does_not_pass(
     Segmenter.open(altered, "openvino-int8").close()  # a verdict is kept
     assert 0.97 < min(eight_bits(altered).golden_dice) < 1
     monkeypatch.setattr(goldens, "INT8_SLACK", -0.0001)
-    with pytest.raises(ParityError, match=r"golden-\d\.npz came out with Dice .* by OpenVINO .* take another backend"):
+    with pytest.raises(ParityError, match=r"golden-\d\.npz has Dice .* by OpenVINO .* take another backend"):
         Segmenter.open(altered, "openvino-int8")
 
 
@@ -222,32 +222,32 @@ def test_verify_compares_it_with_float32_on_the_users_frames(
 
 
 def test_int8_and_frames_to_calibrate_on_belong_together(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="got --precision int8 and no --calibrate"):
+    with pytest.raises(ArgumentError, match="got --precision int8 and no --calibrate"):
         export_bundle(ExportSettings("demo", tmp_path / "b", "int8"))
-    with pytest.raises(ContractError, match="got --precision fp32 and --calibrate"):
+    with pytest.raises(ArgumentError, match="got --precision fp32 and --calibrate"):
         export_bundle(ExportSettings("demo", tmp_path / "b", "fp32", calibrate=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_it_costs_is_measured_on_frames_with_masks_that_hold_cells(tmp_path: Path) -> None:
     calibration = Samples(write_phantoms(tmp_path / "calibration", 100, 32), SIZE)
-    with pytest.raises(ContractError, match="at least 8 frames whose masks hold cells, got phantoms"):
+    with pytest.raises(ArgumentError, match="at least 8 frames whose masks hold cells, got phantoms"):
         check_int8_frames(calibration, Samples(None, SIZE))
     without_masks = Samples(write_phantoms(tmp_path / "without", 0, 24), SIZE)
-    with pytest.raises(ContractError, match="whose masks hold cells, got 0"):
+    with pytest.raises(ArgumentError, match="whose masks hold cells, got 0"):
         check_int8_frames(calibration, without_masks)
     measured = write_phantoms(tmp_path / "with", 0, 24, masks=True)
     check_int8_frames(calibration, Samples(measured, SIZE))
     for part in ("images", "masks"):
         (measured / part / "copy.png").write_bytes((measured / part / "0.png").read_bytes())
-    with pytest.raises(ContractError, match="copy of --frames and 0 of --frames are the same frame"):
+    with pytest.raises(ArgumentError, match="copy of --frames and 0 of --frames are the same frame"):
         check_int8_frames(calibration, Samples(measured, SIZE))
 
 
 def test_frames_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
     measured = Samples(write_phantoms(tmp_path / "measured", 0, 24, masks=True), SIZE)
 
-    def refused(folder: Path, words: str, error: type[Exception] = ContractError) -> None:
+    def refused(folder: Path, words: str, error: type[Exception] = ArgumentError) -> None:
         with pytest.raises(error, match=words):
             check_int8_frames(Samples(folder, SIZE), measured)
 

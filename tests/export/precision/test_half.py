@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from breastseg_deploy.bundle import NETWORK_FP16
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.manifest import Manifest
 from breastseg_export.graph import OPSET
 from breastseg_export.precision.half import explicitly_rounded, half_network, value_types
@@ -157,7 +157,7 @@ def test_a_convolution_that_cannot_become_float16_is_refused() -> None:
     order = [network.graph.node[0], *nodes[:2], convolution, nodes[2], *network.graph.node[2:]]
     body = helper.make_graph(order, "n", network.graph.input, network.graph.output, network.graph.initializer)
     double = helper.make_model(body, opset_imports=network.opset_import, ir_version=10)
-    with pytest.raises(ContractError, match=r"1 convolutions or .* did not become float16, the first is conv-b"):
+    with pytest.raises(ArgumentError, match=r"1 convolutions or .* did not become float16, the first is conv-b"):
         half_network(double, ())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from discs import disc_frame
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_train.data.dataset import read_data_set
 from breastseg_train.evaluate.evaluation import confidence_interval, evaluate, masked, summary
 from breastseg_train.evaluate.frame_figures import frame_figures
@@ -96,5 +96,5 @@ def test_averaging_evens_out_a_predictor_that_knows_a_direction() -> None:
 
 
 def test_frames_that_are_not_square_cannot_be_turned() -> None:
-    with pytest.raises(ContractError, match="needs square ones, got 32 x 64"):
+    with pytest.raises(ArgumentError, match="needs square ones, got 32 x 64"):
         seven_fold(brightness)(np.zeros((1, 32, 64, 3), np.uint8))

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from segmentation_models_pytorch import encoders
 
-from breastseg_deploy.errors import CheckpointError, ContractError, FrameError, MachineError
+from breastseg_deploy.errors import ArgumentError, CheckpointError, FrameError, MachineError
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.front import Projection
 from breastseg_train.network.model import SegmentationModel
@@ -67,12 +67,12 @@ def test_the_projection_lets_the_edge_channel_in_with_the_first_step() -> None:
 
 
 def test_an_unknown_encoder_says_where_the_known_ones_are_listed() -> None:
-    with pytest.raises(ContractError, match=r"'efficientnet-b77'.*get_encoder_names"):
+    with pytest.raises(ArgumentError, match=r"'efficientnet-b77'.*get_encoder_names"):
         SegmentationModel(Architecture("efficientnet-b77", (16,) * 5))
 
 
 def test_an_unknown_weight_set_is_refused_by_name() -> None:
-    with pytest.raises(ContractError, match="'imagenet-99'"):
+    with pytest.raises(ArgumentError, match="'imagenet-99'"):
         SegmentationModel(SMALL, encoder_weights="imagenet-99")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from breastseg_deploy.errors import ContractError, OutputError
+from breastseg_deploy.errors import ArgumentError, OutputError
 from breastseg_train.data.dataset import read_data_set, read_frame
 from breastseg_train.evaluate.evaluation import evaluate, summary
 from breastseg_train.evaluate.prediction import checkpoint_predictor
@@ -96,13 +96,13 @@ def test_a_finished_run_of_another_kind_is_never_shown_as_this_one(
     data_root: Path, tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     ablate(data_root, tmp_path / "table", [UNET])
-    with pytest.raises(ContractError, match=rf"finished run of another kind \(.*{reason}"):
+    with pytest.raises(ArgumentError, match=rf"finished run of another kind \(.*{reason}"):
         ablate(data_root, tmp_path / "table", [replace(UNET, **change)])
 
 
 def test_a_finished_run_measured_on_other_splits_is_refused(data_root: Path, tmp_path: Path) -> None:
     ablate(data_root, tmp_path / "table", [UNET])
-    with pytest.raises(ContractError, match="test splits"):
+    with pytest.raises(ArgumentError, match="test splits"):
         ablate(data_root, tmp_path / "table", [UNET], test_on=["val"])
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_evaluation_is_named(data_root: Path, tmp_path: Path) -> None:
 
 
 def test_a_preset_stands_in_the_table_once(data_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="once, got unet, unet"):
+    with pytest.raises(ArgumentError, match="once, got unet, unet"):
         ablate(data_root, tmp_path / "table", [UNET, UNET])
 
 
@@ -138,5 +138,5 @@ def test_a_test_split_without_cells_leaves_dashes() -> None:
 def test_rounds_of_active_learning_neither_resume_nor_stop_by_the_clock(data_root: Path, tmp_path: Path) -> None:
     rounds = replace(UNET, dropout=0.1, active_learning_rounds=1, epochs=2)
     for extra in ({"resume": True}, {"max_minutes": 1.0}, {"encoder_weights": "imagenet"}):
-        with pytest.raises(ContractError, match="rounds of active learning start from their own weights"):
+        with pytest.raises(ArgumentError, match="rounds of active learning start from their own weights"):
             experiment.run_experiment(data_root, tmp_path / "run", rounds, **extra)

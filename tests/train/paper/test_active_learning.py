@@ -11,7 +11,7 @@ import pytest
 import torch
 from discs import disc_frame, write_frame
 
-from breastseg_deploy.errors import ContractError, OutputError
+from breastseg_deploy.errors import ArgumentError, OutputError
 from breastseg_train.data.dataset import read_data_set, read_frame, read_mask
 from breastseg_train.evaluate.prediction import checkpoint_predictor
 from breastseg_train.network.architecture import NO_ENCODER
@@ -119,7 +119,7 @@ def test_passes_are_seeded_and_leave_the_model_in_evaluation(checkpoint: Checkpo
 
 
 def test_without_dropout_there_is_nothing_to_be_unsure_of(eight_frames: Path, tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="needs dropout over 0"):
+    with pytest.raises(ArgumentError, match="needs dropout over 0"):
         train_actively(eight_frames, tmp_path / "run", replace(TINY, dropout=0.0))
 
 
@@ -130,5 +130,5 @@ def test_rounds_that_were_interrupted_are_not_mixed_with_new_ones(eight_frames: 
 
 
 def test_fewer_epochs_than_rounds_are_refused(eight_frames: Path, tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="need at least 3 epochs"):
+    with pytest.raises(ArgumentError, match="need at least 3 epochs"):
         train_actively(eight_frames, tmp_path / "run", replace(TINY, epochs=2))

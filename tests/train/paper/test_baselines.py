@@ -10,7 +10,7 @@ from monai.networks.blocks.aspp import SimpleASPP
 from monai.networks.blocks.squeeze_and_excitation import ChannelSELayer
 from monai.networks.nets.attentionunet import AttentionBlock
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_train.network.architecture import NO_ENCODER, Architecture
 from breastseg_train.network.front import FRONTS
 from breastseg_train.network.model import SegmentationModel
@@ -61,24 +61,24 @@ def test_dropout_acts_in_training_only(tensor: torch.Tensor) -> None:
 
 
 def test_an_unknown_network_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ContractError, match=r"no network 'vnet'; choose one of unet\+\+, unet"):
+    with pytest.raises(ArgumentError, match=r"no network 'vnet'; choose one of unet\+\+, unet"):
         SegmentationModel(replace(NARROW, network="vnet"))
 
 
 def test_an_unknown_front_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ContractError, match=r"no front 'back'; choose one of projection"):
+    with pytest.raises(ArgumentError, match=r"no front 'back'; choose one of projection"):
         SegmentationModel(replace(NARROW, front="back"))
 
 
 def test_a_network_with_its_own_encoder_takes_no_other() -> None:
-    with pytest.raises(ContractError, match="takes no 'efficientnet-b0'"):
+    with pytest.raises(ArgumentError, match="takes no 'efficientnet-b0'"):
         SegmentationModel(replace(NARROW, encoder="efficientnet-b0"))
-    with pytest.raises(ContractError, match="no encoder weights"):
+    with pytest.raises(ArgumentError, match="no encoder weights"):
         SegmentationModel(NARROW, encoder_weights="imagenet")
 
 
 def test_the_papers_network_has_no_dropout() -> None:
-    with pytest.raises(ContractError, match="has no dropout"):
+    with pytest.raises(ArgumentError, match="has no dropout"):
         SegmentationModel(Architecture("efficientnet-b0", (16,) * 5, dropout=0.1))
 
 

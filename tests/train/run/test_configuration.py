@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_train.network.model import SegmentationModel
 from breastseg_train.run.configuration import PRESETS, TABLE_II, Configuration, preset_configuration
 
@@ -26,18 +26,18 @@ def test_every_preset_goes_by_the_name_it_carries() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ContractError, match=r"no preset 'papper'; choose one of .*demo.*paper"):
+    with pytest.raises(ArgumentError, match=r"no preset 'papper'; choose one of .*demo.*paper"):
         preset_configuration("papper")
 
 
 def test_a_run_ends_with_a_validation() -> None:
-    with pytest.raises(ContractError, match=r"epochs must be a multiple of 4, .* got 10"):
+    with pytest.raises(ArgumentError, match=r"epochs must be a multiple of 4, .* got 10"):
         Configuration("x", epochs=10, validate_every_epochs=4)
 
 
 @pytest.mark.parametrize("crop_px", [32, 100])
 def test_a_crop_that_cannot_be_trained_on_is_refused(crop_px: int) -> None:
-    with pytest.raises(ContractError, match="multiple of 32 and at least 64"):
+    with pytest.raises(ArgumentError, match="multiple of 32 and at least 64"):
         Configuration("x", crop_px=crop_px)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from discs import disc_frame, write_frame
 
-from breastseg_deploy.errors import ContractError, DataError, MachineError
+from breastseg_deploy.errors import ArgumentError, DataError, MachineError
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.module import SegmentationTraining
@@ -121,15 +121,15 @@ def test_a_frame_damaged_while_training_ends_all_processes_with_its_sentence(dat
 
 
 def test_a_batch_that_does_not_divide_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="the batch of 4 cannot be shared out among 3 processes"):
+    with pytest.raises(ArgumentError, match="the batch of 4 cannot be shared out among 3 processes"):
         train(data, tmp_path / "run", TINY, devices=3)
-    with pytest.raises(ContractError, match="among 0 processes"):
+    with pytest.raises(ArgumentError, match="among 0 processes"):
         train(data, tmp_path / "run", TINY, devices=0)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_process_without_a_frame_to_validate_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="5 validation frames are too few for 8 processes"):
+    with pytest.raises(ArgumentError, match="5 validation frames are too few for 8 processes"):
         train(data, tmp_path / "run", replace(TINY, batch_size=8), devices=8)
 
 

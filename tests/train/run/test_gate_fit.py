@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from breastseg_deploy.cli.main import main
-from breastseg_deploy.errors import CheckpointError, ContractError, DataError
+from breastseg_deploy.errors import ArgumentError, CheckpointError, DataError
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_train.data.dataset import DataSet, read_data_set, read_frame
 from breastseg_train.network.architecture import Architecture
@@ -78,7 +78,7 @@ def test_without_any_frame_with_cells_there_is_nothing_to_ask_for() -> None:
 
 @pytest.mark.parametrize("recall", [0.0, 1.0, 1.5])
 def test_a_recall_outside_0_to_1_is_refused(recall: float) -> None:
-    with pytest.raises(ContractError, match="a recall lies between 0 and 1"):
+    with pytest.raises(ArgumentError, match="a recall lies between 0 and 1"):
         rank(1000, recall)
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_promised_is_refused_before_the_long_work(model: Segmenta
 
 
 def test_frames_that_fitted_the_gate_cannot_set_its_threshold(model: SegmentationModel, data: DataSet) -> None:
-    with pytest.raises(ContractError, match="frames that trained nothing, got calibrate for both"):
+    with pytest.raises(ArgumentError, match="frames that trained nothing, got calibrate for both"):
         fit_gate(model, data, ["fit", "calibrate"], ["calibrate"], recall=0.9)
 
 
@@ -162,7 +162,7 @@ def test_frames_of_several_sizes_are_refused(model: SegmentationModel, tmp_path:
 
 def test_other_networks_than_the_papers_have_no_gate(data: DataSet) -> None:
     other = SegmentationModel(Architecture("resnet18", (16,) * 5, front="projection-without-edge")).eval()
-    with pytest.raises(ContractError, match="a gate reads the encoder of the paper's network"):
+    with pytest.raises(ArgumentError, match="a gate reads the encoder of the paper's network"):
         fit_gate(other, data, ["fit"], ["calibrate"], recall=0.9)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_train.run.global_batch import gathered, gathered_rows, normalise_over_all_processes
 from breastseg_train.run.loss import combined_loss
 from breastseg_train.run.processes import place, run_in_processes
@@ -111,5 +111,5 @@ def test_in_evaluation_a_global_batch_norm_is_the_plain_one() -> None:
 
 
 def test_a_batch_norm_of_another_kind_is_refused_by_name() -> None:
-    with pytest.raises(ContractError, match=r"1 is a BatchNorm1d, and .* train with --devices 1"):
+    with pytest.raises(ArgumentError, match=r"1 is a BatchNorm1d, and .* train with --devices 1"):
         normalise_over_all_processes(nn.Sequential(nn.ReLU(), nn.BatchNorm1d(3)))

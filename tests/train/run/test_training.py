@@ -15,7 +15,7 @@ import lightning
 import pytest
 import torch
 
-from breastseg_deploy.errors import ContractError, OutputError, TrainingError
+from breastseg_deploy.errors import ArgumentError, OutputError, TrainingError
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.module import SegmentationTraining
@@ -101,7 +101,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(data_
 
 def test_a_run_is_not_resumed_with_another_configuration(data_root: Path, tmp_path: Path) -> None:
     train(data_root, tmp_path, replace(TINY, epochs=1))
-    with pytest.raises(ContractError, match=r"another configuration \(epochs, lr_max\)"):
+    with pytest.raises(ArgumentError, match=r"another configuration \(epochs, lr_max\)"):
         train(data_root, tmp_path, replace(TINY, lr_max=1.0), resume=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.contract import SIDE_MULTIPLE_PX, rgb_batch
+from breastseg_deploy.contract import SIDE_MULTIPLE_PX, rgb_frame
 from breastseg_deploy.errors import DataError, FrameError
 from breastseg_deploy.io import images
 
@@ -95,7 +95,7 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
         raise DataError(str(err)) from err
     if pixels.dtype != np.uint8:
         raise DataError(f"{path}: a frame must be 8-bit grey or RGB, got {pixels.dtype} {pixels.shape}; convert it")
-    return np.asarray(rgb_batch(pixels, (pixels.shape[0], pixels.shape[1]))[0])
+    return np.asarray(rgb_frame(pixels, (pixels.shape[0], pixels.shape[1])))
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_train.evaluate.evaluation import Predictor
 from breastseg_train.network.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ def seven_fold(predict: Predictor) -> Predictor:
     """Average a predictor over seven views of each frame: identity, two flips, three quarter turns, transpose.
 
     Raises:
-        ContractError: by the predictor that is returned, for frames that are not square.
+        ArgumentError: by the predictor that is returned, for frames that are not square.
 
     Source: the paper, section III H, "7-fold augmentation with averaging"; which seven is ours (README, decisions).
     """
@@ -43,11 +43,11 @@ def seven_views(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(S, S, 3) seen in seven ways; (7, S, S, 3).
 
     Raises:
-        ContractError: the frame is not square.
+        ArgumentError: the frame is not square.
     """
     height, width = frame.shape[:2]
     if height != width:
-        raise ContractError(f"seven-fold averaging turns frames and needs square ones, got {height} x {width}")
+        raise ArgumentError(f"seven-fold averaging turns frames and needs square ones, got {height} x {width}")
     turned = [np.rot90(frame, quarter) for quarter in (1, 2, 3)]
     return np.stack([frame, frame[:, ::-1], frame[::-1], *turned, frame.swapaxes(0, 1)])
 

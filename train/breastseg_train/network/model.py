@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from breastseg_deploy.contract import check_model_size
-from breastseg_deploy.errors import CheckpointError, ContractError, MachineError
+from breastseg_deploy.errors import ArgumentError, CheckpointError, MachineError
 from breastseg_train.network.architecture import NO_ENCODER, PAPER_NETWORK, Architecture
 from breastseg_train.network.front import FRONTS
 
@@ -33,7 +33,7 @@ class SegmentationModel(nn.Module):
             a safetensors file with an encoder's state, or None for random weights.
 
     Raises:
-        ContractError: a network, front or encoder that nobody knows, or a decoder that is too narrow.
+        ArgumentError: a network, front or encoder that nobody knows, or a decoder that is too narrow.
         CheckpointError: an encoder file that does not fit.
         MachineError: weights that cannot be downloaded.
     """
@@ -41,12 +41,12 @@ class SegmentationModel(nn.Module):
     def __init__(self, architecture: Architecture, encoder_weights: str | Path | None = None) -> None:
         super().__init__()
         if len(architecture.decoder_channels) != DECODER_LEVELS or min(architecture.decoder_channels) < SCSE_REDUCTION:
-            raise ContractError(
+            raise ArgumentError(
                 f"a decoder needs {DECODER_LEVELS} widths of at least {SCSE_REDUCTION} (SCSE squeezes by that factor), "
                 f"got {architecture.decoder_channels}"
             )
         if architecture.front not in FRONTS:
-            raise ContractError(f"there is no front {architecture.front!r}; choose one of {', '.join(FRONTS)}")
+            raise ArgumentError(f"there is no front {architecture.front!r}; choose one of {', '.join(FRONTS)}")
         self.architecture = architecture
         self.projection = FRONTS[architecture.front]()
         self.unet: Any
@@ -79,7 +79,7 @@ class SegmentationModel(nn.Module):
 
 def _unet_plus_plus(architecture: Architecture, encoder_weights: str | Path | None) -> Any:
     if architecture.dropout:
-        raise ContractError(f"{PAPER_NETWORK} has no dropout, got {architecture.dropout}; leave it 0")
+        raise ArgumentError(f"{PAPER_NETWORK} has no dropout, got {architecture.dropout}; leave it 0")
     named = encoder_weights if isinstance(encoder_weights, str) and not Path(encoder_weights).is_file() else None
     try:
         network = smp.UnetPlusPlus(
@@ -89,7 +89,7 @@ def _unet_plus_plus(architecture: Architecture, encoder_weights: str | Path | No
             decoder_attention_type="scse",
         )
     except KeyError as err:
-        raise ContractError(
+        raise ArgumentError(
             f"segmentation-models-pytorch knows no encoder {architecture.encoder!r} with weights {named!r}; "
             "segmentation_models_pytorch.encoders.get_encoder_names() lists what there is"
         ) from err
@@ -108,9 +108,9 @@ def _network_with_its_own_encoder(architecture: Architecture, encoder_weights: s
 
     if architecture.network not in NETWORKS:
         known = ", ".join((PAPER_NETWORK, *NETWORKS))
-        raise ContractError(f"there is no network {architecture.network!r}; choose one of {known}")
+        raise ArgumentError(f"there is no network {architecture.network!r}; choose one of {known}")
     if architecture.encoder != NO_ENCODER or encoder_weights is not None:
-        raise ContractError(
+        raise ArgumentError(
             f"the network {architecture.network} has an encoder of its own and takes no "
             f"{architecture.encoder!r} and no encoder weights; name the encoder {NO_ENCODER!r} and leave "
             "--encoder-weights away"

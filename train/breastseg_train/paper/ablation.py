@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from breastseg_deploy.errors import ContractError, OutputError
+from breastseg_deploy.errors import ArgumentError, OutputError
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_train.data.dataset import DataSet, Sample, read_data_set
 from breastseg_train.evaluate.evaluation import evaluate, summary
@@ -60,12 +60,12 @@ def ablate(
         see `evaluation.summary`.
 
     Raises:
-        ContractError: two configurations of one name; a finished run of that name has another configuration.
+        ArgumentError: two configurations of one name; a finished run of that name has another configuration.
         DataError, OutputError, TrainingError: see `training.train`.
     """
     names = [configuration.preset for configuration in configurations]
     if len(set(names)) < len(names):
-        raise ContractError(f"each preset can stand in the table once, got {', '.join(names)}")
+        raise ArgumentError(f"each preset can stand in the table once, got {', '.join(names)}")
     data = read_data_set(data_root, [*train_on, *validate_on, *test_on], max(c.crop_px for c in configurations))
     make_folder(output)
     rows: list[dict[str, Any]] = []
@@ -150,7 +150,7 @@ def _finished(
     """The row of a run that was measured already; None where there is none.
 
     Raises:
-        ContractError: it was made with another configuration, on other data or measured on other splits.
+        ArgumentError: it was made with another configuration, on other data or measured on other splits.
         OutputError: its files are damaged.
     """
     if not (folder / EVALUATION).is_file():
@@ -169,7 +169,7 @@ def _finished(
     different = [name for name in wanted if name not in ignored and trained.get(name) != wanted[name]]
     if different or row["epochs"] != configuration.epochs or not same_data or not same_splits:
         reasons = [*different, *([] if same_data else ["data"]), *([] if same_splits else ["test splits"])]
-        raise ContractError(
+        raise ArgumentError(
             f"{folder} holds a finished run of another kind ({', '.join(reasons) or 'epochs'}); choose another --output"
         )
     return row

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.storage import check_output_folder, make_folder, write_whole
 from breastseg_train.data.dataset import Sample, read_data_set, read_frame, read_mask
@@ -78,11 +78,11 @@ def train_actively(
         The figures of the last round, see `training.train`.
 
     Raises:
-        ContractError: no dropout, so that all passes would agree; fewer epochs than rounds.
+        ArgumentError: no dropout, so that all passes would agree; fewer epochs than rounds.
         DataError, OutputError, TrainingError: see `training.train`.
     """
     if not configuration.dropout:
-        raise ContractError("active learning needs dropout over 0: without it every pass gives the same answer")
+        raise ArgumentError("active learning needs dropout over 0: without it every pass gives the same answer")
     check_output_folder(run, force=False)  # rounds do not go on where they were interrupted
     rounds = configuration.active_learning_rounds
     epochs = _epochs_of_each_round(configuration)
@@ -142,7 +142,7 @@ def _epochs_of_each_round(configuration: Configuration) -> list[int]:
     rounds = configuration.active_learning_rounds
     each = configuration.epochs // (rounds + 1)
     if not each:
-        raise ContractError(
+        raise ArgumentError(
             f"{rounds} rounds of active learning and the training before them need at least {rounds + 1} epochs, "
             f"got {configuration.epochs}"
         )

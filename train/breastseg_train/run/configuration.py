@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from breastseg_deploy.contract import SIDE_MULTIPLE_PX
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_train.network.architecture import NO_ENCODER, PAPER_NETWORK, Architecture
 
 MIN_CROP_PX = 64
@@ -49,7 +49,7 @@ class Configuration:
         seed: of the initial weights, the draws and the augmentation.
 
     Raises:
-        ContractError: a crop that the network or the elastic deformation cannot carry; a last epoch without validation.
+        ArgumentError: a crop that the network or the elastic deformation cannot carry; a last epoch without validation.
     """
 
     preset: str
@@ -82,11 +82,11 @@ class Configuration:
 
     def __post_init__(self) -> None:
         if self.crop_px % SIDE_MULTIPLE_PX or self.crop_px < MIN_CROP_PX:
-            raise ContractError(
+            raise ArgumentError(
                 f"crop_px must be a multiple of {SIDE_MULTIPLE_PX} and at least {MIN_CROP_PX}, got {self.crop_px}"
             )
         if self.epochs < 1 or self.epochs % self.validate_every_epochs:
-            raise ContractError(
+            raise ArgumentError(
                 f"epochs must be a multiple of {self.validate_every_epochs}, so that the run ends with a validation, "
                 f"got {self.epochs}"
             )
@@ -190,8 +190,8 @@ def preset_configuration(name: str) -> Configuration:
     """The preset of that name.
 
     Raises:
-        ContractError: there is none.
+        ArgumentError: there is none.
     """
     if name not in PRESETS:
-        raise ContractError(f"there is no preset {name!r}; choose one of {', '.join(sorted(PRESETS))}")
+        raise ArgumentError(f"there is no preset {name!r}; choose one of {', '.join(sorted(PRESETS))}")
     return PRESETS[name]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_train.evaluate.evaluation import Predictor
 from breastseg_train.evaluate.prediction import checkpoint_predictor
 from breastseg_train.network.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ def run_experiment(
     """Train in one go, or in the rounds of active learning; see `training.train`.
 
     Raises:
-        ContractError: rounds of active learning were asked to resume, to stop by the clock, or for several processes.
+        ArgumentError: rounds of active learning were asked to resume, to stop by the clock, or for several processes.
         DataError, OutputError, TrainingError: see `training.train`.
     """
     if not configuration.active_learning_rounds:
@@ -48,7 +48,7 @@ def run_experiment(
             devices=devices,
         )
     if resume or max_minutes is not None or encoder_weights is not None or max(devices, place().processes) > 1:
-        raise ContractError(
+        raise ArgumentError(
             "rounds of active learning start from their own weights and run to their end in one process: leave "
             "--resume, --max-minutes, --encoder-weights and --devices away, and choose an empty --output"
         )

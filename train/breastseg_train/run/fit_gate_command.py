@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from breastseg_deploy.cli.command import Command, print_json
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.storage import check_output_file
 
 
@@ -62,13 +62,13 @@ def _seen_in_training(details: Mapping[str, Any], calibrate_on: Sequence[str]) -
     """What the checkpoint's header says of the splits; empty where it says nothing.
 
     Raises:
-        ContractError: a split of that name trained the model.
+        ArgumentError: a split of that name trained the model.
     """
     data = details.get("data")
     splits = data.get("splits", {}) if isinstance(data, Mapping) else {}
     trained = sorted(set(splits.get("train", ())) & set(calibrate_on))
     if trained:
-        raise ContractError(
+        raise ArgumentError(
             f"by its header the checkpoint was trained on splits named {', '.join(trained)}, and the threshold needs "
             "frames that trained nothing; name other splits"
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from breastseg_deploy.errors import ContractError, DataError
+from breastseg_deploy.errors import ArgumentError, DataError
 from breastseg_deploy.gate import GateCalibration
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_train.data.dataset import DataSet, Sample, read_frame, read_mask
@@ -63,7 +63,7 @@ def gate_for(model: SegmentationModel) -> EmptyFrameGate:
     """A gate with random weights that fits a model.
 
     Raises:
-        ContractError: the model is not the paper's, so nobody knows where its encoder ends.
+        ArgumentError: the model is not the paper's, so nobody knows where its encoder ends.
     """
     _check_architecture(model.architecture)
     return EmptyFrameGate(model.unet.encoder.out_channels[-LEVELS:])
@@ -88,7 +88,7 @@ def fit_gate(
         on_frame: called after each frame, for a progress bar.
 
     Raises:
-        ContractError: a model that is not the paper's, a recall outside 0 to 1, or splits that are named twice.
+        ArgumentError: a model that is not the paper's, a recall outside 0 to 1, or splits that are named twice.
         DataError: too few frames with cells for that recall, no empty frame to fit on, frames of several sizes, or a
             frame that comes twice, which would count for two.
     """
@@ -96,7 +96,7 @@ def fit_gate(
     check_recall(recall)
     both = ", ".join(sorted(set(fit_on) & set(calibrate_on)))
     if both:
-        raise ContractError(
+        raise ArgumentError(
             f"a threshold is set on frames that trained nothing, got {both} for both; name other splits"
         )
     fitting, calibrating = data.samples(fit_on), data.samples(calibrate_on)
@@ -141,7 +141,7 @@ def conformal_threshold(scores_with_cells: NDArray[np.floating], recall: float) 
         The k-th smallest score and k / (n + 1), with the largest k for which that is at most 1 - recall.
 
     Raises:
-        ContractError, DataError: as `rank`.
+        ArgumentError, DataError: as `rank`.
     """
     k = rank(len(scores_with_cells), recall)
     return float(np.sort(scores_with_cells)[k - 1]), k / (len(scores_with_cells) + 1)
@@ -151,7 +151,7 @@ def rank(frames_with_cells: int, recall: float) -> int:
     """Which score from below becomes the threshold: k = floor((1 - recall) (n + 1)).
 
     Raises:
-        ContractError: a recall outside 0 to 1.
+        ArgumentError: a recall outside 0 to 1.
         DataError: too few frames for any k of at least 1.
     """
     check_recall(recall)
@@ -171,10 +171,10 @@ def check_recall(recall: float) -> None:
     """Refuse a recall that is no share.
 
     Raises:
-        ContractError: outside 0 to 1.
+        ArgumentError: outside 0 to 1.
     """
     if not 0 < recall < 1:
-        raise ContractError(f"a recall lies between 0 and 1, both excluded, got {recall}")
+        raise ArgumentError(f"a recall lies between 0 and 1, both excluded, got {recall}")
 
 
 def pooled(features: Sequence[Tensor]) -> Tensor:
@@ -223,7 +223,7 @@ def _logistic_regression(rows: NDArray[np.float64], labels: NDArray[np.bool_]) -
 
 def _check_architecture(architecture: Architecture) -> None:
     if not architecture.is_the_papers:
-        raise ContractError(
+        raise ArgumentError(
             f"a gate reads the encoder of the paper's network, got {architecture.network} behind {architecture.front}; "
             "train with the preset paper or one that only changes its training"
         )

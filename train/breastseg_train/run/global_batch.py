@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from breastseg_deploy.errors import ContractError
+from breastseg_deploy.errors import ArgumentError
 
 
 def process_count() -> int:
@@ -95,13 +95,13 @@ def normalise_over_all_processes(model: nn.Module) -> None:
     """Turn every batch norm of a model into a global one, its tensors and their names as they are.
 
     Raises:
-        ContractError: a batch norm that is not torch's plain two-dimensional one.
+        ArgumentError: a batch norm that is not torch's plain two-dimensional one.
     """
     for name, layer in model.named_modules():
         if type(layer) is nn.BatchNorm2d and layer.affine:
             layer.__class__ = GlobalBatchNorm2d
         elif isinstance(layer, _BatchNorm):
-            raise ContractError(
+            raise ArgumentError(
                 f"{name} is a {type(layer).__name__}, and over several processes only BatchNorm2d with weights can be "
                 "normalised; choose another encoder, or train with --devices 1"
             )

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.utils.data import DataLoader
 
-from breastseg_deploy.errors import ContractError, MachineError
+from breastseg_deploy.errors import ArgumentError, MachineError
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_train.data.augment import Augmentation
 from breastseg_train.data.dataset import Sample, read_data_set, read_mask
@@ -67,7 +67,7 @@ def train(
 
     Raises:
         CheckpointError: `start_from` is no checkpoint.
-        ContractError: a resumed run has another configuration or other data; `start_from` has another architecture; a
+        ArgumentError: a resumed run has another configuration or other data; `start_from` has another architecture; a
             batch or a validation split that cannot be shared out.
         DataError: the data set has problems.
         MachineError: fewer GPUs than devices.
@@ -112,7 +112,7 @@ class _Work:
             return SegmentationModel(architecture, self.encoder_weights)
         model = load_checkpoint(self.start_from).model
         if model.architecture != architecture:
-            raise ContractError(
+            raise ArgumentError(
                 f"{self.start_from} holds {model.architecture}, the run trains {architecture}; start from a checkpoint "
                 "of the same architecture"
             )
@@ -201,12 +201,12 @@ def _check_shares(work: _Work, processes: int) -> None:
     """Refuse a batch that cannot be shared out evenly, and a process without a frame to validate."""
     batch_size = work.configuration.batch_size
     if processes < 1 or batch_size % processes:
-        raise ContractError(
+        raise ArgumentError(
             f"the batch of {batch_size} cannot be shared out among {processes} processes; take a number of devices "
             f"that divides it"
         )
     if len(work.validation) < processes:
-        raise ContractError(
+        raise ArgumentError(
             f"{len(work.validation)} validation frames are too few for {processes} processes, each of which needs one; "
             "take fewer devices"
         )
@@ -217,6 +217,6 @@ def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: Path
     for part in ("configuration", "data"):
         different = sorted(key for key in now[part] if before[part].get(key) != now[part][key])
         if different:
-            raise ContractError(
+            raise ArgumentError(
                 f"the run in {run} has another {part} ({', '.join(different)}); resume it with its own arguments"
             )

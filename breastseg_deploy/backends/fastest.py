@@ -1,6 +1,6 @@
-"""Which of several CPU backends serves: the faster one on this machine, measured once and remembered.
+"""Which of several CPU backends serves: the fastest on this machine, measured once and remembered.
 
-No order of preference holds for CPUs: which engine is faster hangs on the processor, its cores, the network and the
+No order of preference holds for CPUs: which engine is faster depends on the processor, its cores, the network and the
 engines' versions. So they run a golden frame in turn (A B A B: what else the machine does slows both), and the choice
 is kept until one of these changes.
 """
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends.findings import Findings
-from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import BreastsegError, MachineError, OutputError
 from breastseg_deploy.inference import Backend
-from breastseg_deploy.processor import this_processor
+from breastseg_deploy.machine import Machine
+from breastseg_deploy.verdicts import VerdictKey, Verdicts
 from breastseg_deploy.version import __version__
 
 ROUNDS = 5
@@ -29,7 +29,7 @@ ROUNDS = 5
 BUDGET_S = 8.0
 """No round but the first begins later than this after the start."""
 
-Lost = Callable[[str, BreastsegError], object]
+OnFailure = Callable[[str, BreastsegError], object]
 
 
 @dataclass(frozen=True)
@@ -58,74 +58,95 @@ class Measured:
         return f"{_seconds(self.seconds[name])} a frame against {others}, {when}{kept}"
 
 
-class Contest:
-    """The contest of some backends over one bundle on this machine.
+@dataclass(frozen=True)
+class Clock:
+    """Where the time comes from.
+
+    Attributes:
+        seconds: that have passed since some moment.
+        today: the date, e.g. "2026-11-23".
+    """
+
+    seconds: Callable[[], float] = perf_counter
+    today: Callable[[], str] = lambda: datetime.now(UTC).date().isoformat()
+
+
+WALL_CLOCK = Clock()
+
+
+class SpeedTest:
+    """How fast some backends are with one bundle on one machine.
 
     Args:
         bundle: opened; its first golden is the frame.
         engines: what would serve, with its version, by the backend's name.
         artefact: the bundle's file that they serve.
+        machine: its processor counts, and it keeps the figures.
+        clock: that they are timed by.
     """
 
-    def __init__(self, bundle: Bundle, engines: Mapping[str, str], artefact: str = MODEL) -> None:
-        self._bundle = bundle
+    def __init__(
+        self, bundle: Bundle, engines: Mapping[str, str], artefact: str, machine: Machine, clock: Clock
+    ) -> None:
+        self._bundle, self._clock = bundle, clock
         self._names = set(engines)
         self._trouble = ""
-        hangs_on = {
-            "model": bundle.manifest.files[artefact].sha256,
-            "processor": str(this_processor()),
+        self._verdicts = Verdicts(machine)
+        depends_on = {
+            "artefact": bundle.manifest.files[artefact].sha256,
+            "processor": str(machine.processor),
             "numpy": np.__version__,
             "toolkit": __version__,
         }
-        self._findings = Findings("cpu-choice", {**hangs_on, **engines})
+        self._key = VerdictKey("cpu-speed", {**depends_on, **engines})
 
     def known(self) -> Measured | None:
         """What an earlier opening measured; None where nothing is known."""
         try:
-            return _measured(self._findings.recall(), self._names)
+            return _measured(self._verdicts.recall(self._key), self._names)
         except (MachineError, OutputError) as err:
             self._trouble = str(err)
             return None
 
-    def hold(self, backends: Mapping[str, Backend], lost: Lost) -> Measured:
+    def measure(self, backends: Mapping[str, Backend], failed: OnFailure) -> Measured:
         """Time the backends in turn and remember the figures.
 
         Args:
             backends: loaded, by name.
-            lost: told of one that fails; it has no figure then.
+            failed: told of one that fails; it has no figure then.
 
         Raises:
             BundleError: a golden is damaged.
         """
         rgb = self._bundle.goldens()[0].frame[np.newaxis]
-        measured = Measured(_time_in_turn(backends, rgb, lost), _today(), self._trouble)
+        measured = Measured(self._in_turn(backends, rgb, failed), self._clock.today(), self._trouble)
         if self._trouble or measured.seconds.keys() != self._names:  # who failed may serve tomorrow
             return measured
         try:
-            self._findings.keep({"seconds": measured.seconds, "date": measured.date})
+            self._verdicts.record(self._key, {"seconds": measured.seconds, "date": measured.date})
         except (MachineError, OutputError) as err:
             return Measured(measured.seconds, measured.date, str(err))
         return measured
 
-
-def _time_in_turn(backends: Mapping[str, Backend], rgb: NDArray[np.uint8], lost: Lost) -> dict[str, float]:
-    """The fastest of a few calls of each, in seconds: what disturbs a call only ever makes it slower."""
-    racing, best = dict(backends), dict.fromkeys(backends, math.inf)
-    started = perf_counter()
-    for number in range(1 + ROUNDS):
-        if number > 1 and perf_counter() - started > BUDGET_S:
-            break
-        for name in list(racing):
-            before = perf_counter()
-            try:
-                racing[name].infer(rgb).checked(rgb.shape[:3], name)
-            except BreastsegError as err:
-                del racing[name], best[name]
-                lost(name, err)
-                continue
-            if number > 0:
-                best[name] = min(best[name], perf_counter() - before)
-    return best
+    def _in_turn(self, backends: Mapping[str, Backend], rgb: NDArray[np.uint8], failed: OnFailure) -> dict[str, float]:
+        """The fastest of a few calls of each, in seconds: what disturbs a call only ever makes it slower."""
+        seconds = self._clock.seconds
+        left, best = dict(backends), dict.fromkeys(backends, math.inf)
+        started = seconds()
+        for number in range(1 + ROUNDS):
+            if number > 1 and seconds() - started > BUDGET_S:
+                break
+            for name in list(left):
+                before = seconds()
+                try:
+                    left[name].infer(rgb).checked(rgb.shape[:3], name)
+                except BreastsegError as err:
+                    del left[name], best[name]
+                    failed(name, err)
+                    continue
+                if number > 0:
+                    best[name] = min(best[name], seconds() - before)
+        return best
 
 
 def _measured(found: Mapping[str, Any] | None, names: set[str]) -> Measured | None:
@@ -142,7 +163,3 @@ def _measured(found: Mapping[str, Any] | None, names: set[str]) -> Measured | No
 
 def _seconds(figure: float) -> str:
     return f"{figure:.2f} s" if figure >= 0.1 else f"{figure:.2g} s"
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
