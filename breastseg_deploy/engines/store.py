@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from breastseg_deploy.bundle import ENGINES, NETWORK_FP16, Bundle
 from breastseg_deploy.engines.build import BuiltEngine, Say, build_engine
 from breastseg_deploy.engines.flavour import load, version
-from breastseg_deploy.engines.lock import lock_held
 from breastseg_deploy.engines.network import TypeHistogram
 from breastseg_deploy.engines.private import PrivateFolder, cache_place
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.errors import BackendError, BundleError
+from breastseg_deploy.lock import lock_held
 from breastseg_deploy.manifest import EngineEntry
 from breastseg_deploy.version import __version__
 

@@ -17,11 +17,11 @@ import pytest
 from breastseg_deploy.bundle import ENGINES, NETWORK_FP16, Bundle
 from breastseg_deploy.engines.build import BuiltEngine
 from breastseg_deploy.engines.flavour import FLAVOURS
-from breastseg_deploy.engines.lock import lock_held
 from breastseg_deploy.engines.private import PrivateFolder
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import Engine, EngineKey, obtain_engine, record_self_test, self_test_passed
 from breastseg_deploy.errors import BackendError, BundleError, MachineError, OutputError
+from breastseg_deploy.lock import lock_held
 from breastseg_deploy.manifest import EngineEntry, FileEntry
 
 rtx = pytest.importorskip(
@@ -292,7 +292,7 @@ def test_two_processes_that_build_at_once_make_one_engine(bundle: Bundle, tmp_pa
 def test_a_lock_is_free_again_when_its_holder_was_killed(tmp_path: Path) -> None:
     place = tmp_path / "lock"
     hold = (
-        "import sys, time; from pathlib import Path; from breastseg_deploy.engines.lock import lock_held\n"
+        "import sys, time; from pathlib import Path; from breastseg_deploy.lock import lock_held\n"
         "with lock_held(Path(sys.argv[1]), lambda: None): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", hold, str(place)], stdout=subprocess.PIPE, text=True)

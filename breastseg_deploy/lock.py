@@ -43,8 +43,12 @@ def lock_held(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         os.close(descriptor)  # which gives the lock back
 
 
-def _taken(descriptor: int, path: Path) -> bool:
-    """Take the lock if it is free."""
+def take(descriptor: int) -> bool:
+    """Take the lock of an open file if it is free; closing the file gives it back.
+
+    Raises:
+        OSError: the file system knows no locks.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -57,8 +61,15 @@ def _taken(descriptor: int, path: Path) -> bool:
     except OSError as err:
         if err.errno in _BUSY:
             return False
-        raise _unlockable(path, err) from err
+        raise
     return True
+
+
+def _taken(descriptor: int, path: Path) -> bool:
+    try:
+        return take(descriptor)
+    except OSError as err:
+        raise _unlockable(path, err) from err
 
 
 def _unlockable(path: Path, err: OSError) -> OutputError:
