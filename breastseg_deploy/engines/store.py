@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -20,7 +20,6 @@ from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.errors import BackendError, BundleError
 from breastseg_deploy.lock import lock_held
 from breastseg_deploy.manifest import EngineEntry
-from breastseg_deploy.version import __version__
 
 Origin = Literal["bundle", "cache", "built"]
 Build = Callable[[bytes, EngineRequest, tuple[str, ...], Say, bytes | None], BuiltEngine]
@@ -116,7 +115,11 @@ class _Record(BaseModel):
 
 
 def obtain_engine(
-    bundle: Bundle, request: EngineRequest, say: Say = lambda _: None, build: Build = build_engine
+    bundle: Bundle,
+    request: EngineRequest,
+    say: Say = lambda _: None,
+    build: Build = build_engine,
+    refused: Collection[str] = (),
 ) -> Engine:
     """The engine of a bundle for a request: from the bundle, else from the cache, else built and put into the cache.
 
@@ -128,6 +131,7 @@ def obtain_engine(
         request: for this machine's GPU.
         say: told what happens, in sentences.
         build: makes the engine where there is none.
+        refused: SHA-256 of plans that fit and would not load here; they are passed over.
 
     Raises:
         BundleError: the bundle holds no float16 network, or a file of it was altered.
@@ -142,16 +146,16 @@ def obtain_engine(
             f"{bundle.path} holds no {NETWORK_FP16}, and engines are made of it; export it again with --precision fp16"
         )
     key = EngineKey.of_request(network.sha256, request)
-    shipped = _from_bundle(bundle, key, say)
+    shipped = _from_bundle(bundle, key, say, refused)
     if shipped is not None:
         return shipped
     folder = PrivateFolder.open(cache_place())
-    kept = _from_cache(folder, key, say)
+    kept = _from_cache(folder, key, say, refused)
     if kept is not None:
         return kept
     lock = folder.path / f"{key.digest}.lock"
     with lock_held(lock, lambda: say("another process builds this engine already; waiting for it")):
-        kept = _from_cache(folder, key, lambda _: None)  # another process may have been faster
+        kept = _from_cache(folder, key, lambda _: None, refused)  # another process may have been faster
         if kept is not None:
             return kept
         timings = f"{key.flavour}-{key.version}-{key.compute_capability}.timings"
@@ -162,47 +166,13 @@ def obtain_engine(
         return _keep(folder, key, built)
 
 
-def self_test_passed(engine: Engine, device: str = "") -> bool:
-    """Whether exactly this plan has passed its self-test on this machine, with this version of the toolkit.
-
-    Args:
-        engine: the engine.
-        device: what the verdict hangs on besides the plan, in words, e.g. the GPU's name and driver version; the same
-            words must be given to `record_self_test`.
-
-    Raises:
-        MachineError: the cache belongs to another user, or others may write to it.
-        OutputError: the cache cannot be made.
-    """
-    return PrivateFolder.open(cache_place()).read(_verdict_name(engine, device)) is not None
-
-
-def record_self_test(engine: Engine, figures: Mapping[str, float], device: str = "") -> None:
-    """Keep that this plan has passed its self-test here.
-
-    Args:
-        engine: the engine.
-        figures: what was measured, by name.
-        device: see `self_test_passed`.
-
-    Raises:
-        MachineError: the cache belongs to another user, or others may write to it.
-        OutputError: the cache cannot be written.
-    """
-    verdict = {
-        "engine": asdict(engine.key),
-        "sha256": engine.sha256,
-        "device": device,
-        "toolkit": __version__,
-        "figures": dict(figures),
-        "tested_at": _now(),
-    }
-    PrivateFolder.open(cache_place()).write(_verdict_name(engine, device), json.dumps(verdict, indent=2).encode())
-
-
-def _from_bundle(bundle: Bundle, key: EngineKey, say: Say) -> Engine | None:
+def _from_bundle(bundle: Bundle, key: EngineKey, say: Say, refused: Collection[str]) -> Engine | None:
     """The bundle's own engine for a key; those for something else are named."""
-    same_flavour = [entry for entry in bundle.manifest.engines if entry.flavour == key.flavour]
+    same_flavour = [
+        entry
+        for entry in bundle.manifest.engines
+        if entry.flavour == key.flavour and bundle.manifest.files[entry.file].sha256 not in refused
+    ]
     for entry in same_flavour:
         if EngineKey.of_entry(entry) == key:
             return Engine(bundle.read(entry.file), key, bundle.manifest.files[entry.file].sha256, "bundle")
@@ -212,7 +182,7 @@ def _from_bundle(bundle: Bundle, key: EngineKey, say: Say) -> Engine | None:
     return None
 
 
-def _from_cache(folder: PrivateFolder, key: EngineKey, say: Say) -> Engine | None:
+def _from_cache(folder: PrivateFolder, key: EngineKey, say: Say, refused: Collection[str]) -> Engine | None:
     """The engine that the cache holds for a key; a damaged one is named, and None.
 
     Raises:
@@ -220,7 +190,7 @@ def _from_cache(folder: PrivateFolder, key: EngineKey, say: Say) -> Engine | Non
         BackendError: a plan has its right size and another hash: somebody altered it.
     """
     record = _record(folder, key, say)
-    if record is None:
+    if record is None or record.sha256 in refused:
         return None
     plan = folder.read(record.plan_name)
     place = folder.path / record.plan_name
@@ -268,11 +238,6 @@ def _keep(folder: PrivateFolder, key: EngineKey, built: BuiltEngine) -> Engine:
     if before is not None and before.sha256 != sha256:
         folder.remove(before.plan_name)
     return Engine(built.plan, key, sha256, "built")
-
-
-def _verdict_name(engine: Engine, device: str) -> str:
-    words = json.dumps([engine.sha256, __version__, device])
-    return f"self-test-{hashlib.sha256(words.encode()).hexdigest()[:32]}.json"
 
 
 def _now() -> str:

@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
-from breastseg_deploy.engines.flavour import FlavourName, flavour_named, load, version
+from breastseg_deploy.engines.flavour import Flavour, FlavourName, flavour_named, load, version
 from breastseg_deploy.engines.request import EngineRequest
-from breastseg_deploy.engines.store import Engine, obtain_engine, record_self_test, self_test_passed
+from breastseg_deploy.engines.store import Engine, obtain_engine
+from breastseg_deploy.engines.verdicts import rebuilding_is_vain, record_self_test, record_vain_build, self_test_passed
 from breastseg_deploy.errors import BackendError, BreastsegError, MachineError, OutputError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gpu.failure import one_line
 from breastseg_deploy.gpu.graph import GpuNetwork
 from breastseg_deploy.gpu.onnxruntime_cuda import load_onnxruntime_gpu, open_network
 from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline
-from breastseg_deploy.gpu.tensorrt import TensorRtNetwork
+from breastseg_deploy.gpu.tensorrt import PlanError, TensorRtNetwork
 from breastseg_deploy.nvidia import DEVICE, Gpu, NoGpu, look_for_gpu
 from breastseg_deploy.selftest import yardstick
 
@@ -54,6 +55,8 @@ def check_tensorrt(name: FlavourName) -> str:
 def open_tensorrt(bundle: Bundle, name: FlavourName) -> GpuPipeline:
     """A pipeline around the engine that fits this machine: of the bundle, of the cache, or built now.
 
+    One that fits by all that engines are tied to and will not load all the same is passed over in words.
+
     Raises:
         MachineError: as `check_tensorrt`; the engine cache is not this user's alone.
         BackendError: the engine cannot be built, loaded or run.
@@ -62,18 +65,18 @@ def open_tensorrt(bundle: Bundle, name: FlavourName) -> GpuPipeline:
         OutputError: the engine cache cannot be written.
     """
     flavour, gpu = flavour_named(name), needed_gpu()
+    refused: list[str] = []
     with _vendor(flavour.title):
         request = EngineRequest(flavour, gpu.compute_capability, max_batch=MAX_BATCH)
-        engine = obtain_engine(bundle, request, lambda words: _LOG.info("%s: %s", name, words))
-        if engine.origin == "built":
-            _LOG.warning("%s: built an engine for this machine (%s); its goldens are run now", name, engine.key)
-        else:
-            _LOG.info("%s: engine of the %s (%s)", name, engine.origin, engine.key)
-
-        def network(stream: Any) -> GpuNetwork:
-            return TensorRtNetwork(flavour, engine.plan, bundle.manifest.frame.size_px, stream)
-
-        return GpuPipeline(bundle, network, EngineVerdicts(engine, f"{gpu}; {yardstick(bundle, NETWORK_FP16)}"))
+        while True:
+            engine = obtain_engine(bundle, request, lambda words: _LOG.info("%s: %s", name, words), refused=refused)
+            try:
+                return _pipeline(bundle, flavour, engine, gpu)
+            except PlanError as err:
+                if not _worth_another(engine, str(gpu)):
+                    raise
+                _LOG.warning("%s: the engine of the %s is passed over: %s", name, engine.origin, err)
+                refused.append(engine.sha256)
 
 
 def check_onnxruntime_cuda() -> str:
@@ -133,6 +136,29 @@ class EngineVerdicts:
 
     def _words(self, batch: int) -> str:
         return f"{self._circumstances}; batches of {batch}"
+
+
+def _pipeline(bundle: Bundle, flavour: Flavour, engine: Engine, gpu: Gpu) -> GpuPipeline:
+    if engine.origin == "built":
+        _LOG.warning("%s: built an engine for this machine (%s); its goldens are run now", flavour.name, engine.key)
+    else:
+        _LOG.info("%s: engine of the %s (%s)", flavour.name, engine.origin, engine.key)
+
+    def network(stream: Any) -> GpuNetwork:
+        return TensorRtNetwork(flavour, engine.plan, bundle.manifest.frame.size_px, stream)
+
+    return GpuPipeline(bundle, network, EngineVerdicts(engine, f"{gpu}; {yardstick(bundle, NETWORK_FP16)}"))
+
+
+def _worth_another(engine: Engine, device: str) -> bool:
+    """Whether another engine is to be tried: not where one that was built here would not load either."""
+    if engine.origin != "built":
+        return not rebuilding_is_vain(engine, device)
+    try:
+        record_vain_build(engine, device)
+    except OutputError as err:
+        _LOG.warning("the engine will not load, and that cannot be kept: %s", err)
+    return False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from breastseg_deploy.engines.build import BuiltEngine
 from breastseg_deploy.engines.flavour import FLAVOURS
 from breastseg_deploy.engines.private import PrivateFolder
 from breastseg_deploy.engines.request import EngineRequest
-from breastseg_deploy.engines.store import Engine, EngineKey, obtain_engine, record_self_test, self_test_passed
+from breastseg_deploy.engines.store import EngineKey, obtain_engine
 from breastseg_deploy.errors import BackendError, BundleError, MachineError, OutputError
 from breastseg_deploy.lock import lock_held
 from breastseg_deploy.manifest import EngineEntry, FileEntry
@@ -177,7 +177,25 @@ def test_a_bundle_without_the_float16_network_is_refused(bundle: Bundle) -> None
     assert said.endswith(f"holds no {NETWORK_FP16}, and engines are made of it; export it again with --precision fp16")
 
 
+def test_an_engine_of_the_bundle_that_would_not_load_is_passed_over_for_one_that_is_built_and_kept(
+    bundle: Bundle,
+) -> None:
+    shipped, told = ship(bundle, b"shipped"), list[str]()
+    refused = {obtain_engine(shipped, REQUEST, build=never).sha256}
+    built = obtain_engine(shipped, REQUEST, told.append, Builder(), refused)
+    again = obtain_engine(shipped, REQUEST, told.append, never, refused)
+    assert [(engine.origin, engine.plan) for engine in (built, again)] == [("built", b"a plan"), ("cache", b"a plan")]
+    assert told == []  # it is no foreign one
+
+
 # of the cache
+
+
+def test_an_engine_of_the_cache_that_would_not_load_is_replaced(bundle: Bundle, cache: Path) -> None:
+    refused = {obtain_engine(bundle, REQUEST, build=Builder()).sha256}
+    rebuilt = obtain_engine(bundle, REQUEST, build=Builder(b"another plan"), refused=refused)
+    assert (rebuilt.origin, rebuilt.plan) == ("built", b"another plan")
+    assert plan_file(cache).read_bytes() == b"another plan"
 
 
 def test_an_altered_plan_is_refused(bundle: Bundle, cache: Path) -> None:
@@ -316,43 +334,3 @@ def test_a_place_without_locks_is_refused(tmp_path: Path) -> None:
         lock_held(tmp_path / "missing" / "lock", lambda: None),
     ):
         pass
-
-
-# self-tests
-
-
-def engine(plan: bytes = b"a plan") -> Engine:
-    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7", "8.6", "fp16", 1, 1, 8)
-    return Engine(plan, key, hashlib.sha256(plan).hexdigest(), "built")
-
-
-def test_no_engine_has_passed_before_it_was_tested() -> None:
-    assert not self_test_passed(engine())
-
-
-def test_a_verdict_holds_for_exactly_this_plan_and_device() -> None:
-    record_self_test(engine(), {"worst_dice": 0.999}, "GPU A, driver 580")
-    assert self_test_passed(engine(), "GPU A, driver 580")
-    assert not self_test_passed(engine(), "GPU A, driver 590")
-    assert not self_test_passed(engine())
-    assert not self_test_passed(engine(b"another plan"), "GPU A, driver 580")
-
-
-def test_a_verdict_of_another_version_of_the_toolkit_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    record_self_test(engine(), {})
-    monkeypatch.setattr("breastseg_deploy.engines.store.__version__", "99")
-    assert not self_test_passed(engine())
-
-
-def test_a_verdict_keeps_its_figures(cache: Path) -> None:
-    record_self_test(engine(), {"worst_dice": 0.5}, "GPU A")
-    (verdict,) = cache.glob("self-test-*.json")
-    raw = json.loads(verdict.read_text())
-    assert (raw["figures"], raw["device"], raw["sha256"]) == ({"worst_dice": 0.5}, "GPU A", engine().sha256)
-
-
-def test_a_verdict_that_others_could_have_written_is_refused(cache: Path) -> None:
-    record_self_test(engine(), {})
-    (verdict,) = cache.glob("self-test-*.json")
-    verdict.chmod(0o666)
-    assert "others may write to" in refusal(lambda: self_test_passed(engine()), MachineError)

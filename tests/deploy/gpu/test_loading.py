@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import Engine, EngineKey, Origin
 from breastseg_deploy.errors import OutputError
 from breastseg_deploy.gpu import loading as gpu_loading
+from breastseg_deploy.gpu.tensorrt import PlanError
 from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
 
 GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
@@ -27,7 +29,12 @@ KEY = EngineKey("0" * 64, "tensorrt-rtx", "1.7.1.116", "8.6", "fp16", 1, 1, 8)
 
 
 class Machine:
-    """A machine with a GPU and TensorRT-RTX whose engine computes what the float16 network does."""
+    """A machine with a GPU and TensorRT-RTX whose engine computes what the float16 network does.
+
+    Attributes:
+        unloadable: plans that TensorRT will not deserialise.
+        instead: the engines that the store has in their place, in its order.
+    """
 
     def __init__(self, network: Float16Network) -> None:
         self.gpu: Gpu | NoGpu = GPU
@@ -35,17 +42,21 @@ class Machine:
         self.network = network
         self.requests: list[EngineRequest] = []
         self.plans: list[bytes] = []
+        self.unloadable: set[bytes] = set()
+        self.instead: list[Engine] = []
 
     def from_(self, origin: Origin) -> None:
         self.engine = replace(self.engine, origin=origin)
 
-    def obtain_engine(self, bundle: Bundle, request: EngineRequest, say: Any) -> Engine:
+    def obtain_engine(self, bundle: Bundle, request: EngineRequest, say: Any, refused: Sequence[str]) -> Engine:
         self.requests.append(request)
         say("the bundle holds engines for another GPU")
-        return self.engine
+        return next(engine for engine in (self.engine, *self.instead) if engine.sha256 not in refused)
 
     def load_engine(self, flavour: Any, plan: bytes, size_px: tuple[int, int], stream: Any) -> Float16Network:
         self.plans.append(plan)
+        if plan in self.unloadable:
+            raise PlanError("TensorRT-RTX cannot load this engine on this GPU: no reason")
         return self.network
 
 
@@ -143,6 +154,40 @@ def test_where_the_engine_came_from_is_told(
     said, told = [record for record in caplog.records if record.name == "breastseg_deploy"]
     assert said.message == "tensorrt-rtx: the bundle holds engines for another GPU"
     assert (told.levelno, words in told.message) == (level, True)
+
+
+BUILT = Engine(b"built", KEY, "b" * 64, "built")
+
+
+@pytest.mark.parametrize("origin", ["bundle", "cache"])
+def test_an_engine_that_fits_and_will_not_load_is_passed_over_in_words(
+    machine: Machine, bundle: Bundle, caplog: pytest.LogCaptureFixture, origin: Origin
+) -> None:
+    machine.from_(origin)
+    machine.unloadable, machine.instead = {b"plan"}, [BUILT]
+    assert len(opened_runs(machine, bundle)) > 2  # the new one has to prove itself
+    assert machine.plans == [b"plan", b"built"]
+    assert f"the engine of the {origin} is passed over: TensorRT-RTX cannot load this engine" in caplog.text
+    assert "built an engine for this machine" in caplog.text
+
+
+def test_an_engine_that_was_built_here_and_will_not_load_fails_and_is_not_built_at_the_next_open(
+    machine: Machine, bundle: Bundle
+) -> None:
+    machine.unloadable, machine.instead = {b"plan", b"built"}, [BUILT]
+    for plans in ([b"plan", b"built"], [b"plan"]):
+        machine.plans.clear()
+        with pytest.raises(PlanError, match="cannot load this engine on this GPU"):
+            gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
+        assert machine.plans == plans
+
+
+def test_with_another_driver_a_build_is_tried_again(machine: Machine, bundle: Bundle) -> None:
+    machine.unloadable, machine.instead = {b"plan", b"built"}, [BUILT]
+    with pytest.raises(PlanError):
+        gpu_loading.open_tensorrt(bundle, "tensorrt-rtx")
+    machine.gpu, machine.unloadable = replace(GPU, driver="590.1"), {b"plan"}
+    assert len(opened_runs(machine, bundle)) > 2
 
 
 def test_a_verdict_that_cannot_be_kept_is_told_and_the_engine_serves(
@@ -244,6 +289,8 @@ def test_a_real_engine_that_cannot_run_here_is_built_tried_and_passed_over_in_wo
         assert "tensorrt-rtx (failed: TensorRT-RTX" in segment.backend_reason
         assert "cannot load this engine on this GPU" in segment.backend_reason
         assert "onnxruntime-cuda (" in segment.backend_reason
-    assert len(list((tmp_path / "cache").glob("*.plan"))) == 1
+    (plan,) = (tmp_path / "cache").glob("*.plan")
+    built = plan.stat().st_mtime_ns
     with pytest.raises(BackendError, match="tensorrt-rtx failed, and with strict=True no other backend may serve"):
         Segmenter.open(demo_bundle, strict=True)
+    assert plan.stat().st_mtime_ns == built  # minutes are not spent twice on an engine that cannot run here
