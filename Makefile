@@ -13,8 +13,9 @@ export OMP_WAIT_POLICY ?= passive
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
+	@echo "installing into $(VENV), about 7 GB: PyTorch with its CUDA libraries is most of it"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	for version in $(TENSORRT); do $(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/tensorrt-$$version \
 		tensorrt-cu13-bindings==$$version || echo "no bindings of TensorRT $$version: their test is skipped"; done
 	@touch $(READY)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from breastseg_deploy.errors import OutputError
+from breastseg_deploy.unfinished import unfinished_folder
 
 
 def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
@@ -90,7 +91,8 @@ def check_replaceable(path: Path, mark: str) -> None:
 def folder_written_whole(path: Path, *, force: bool) -> Iterator[Path]:
     """Give an empty folder to fill, and put it in the place of `path` once the block ends without an error.
 
-    With an error, or Ctrl-C, the unfinished folder goes away and whatever stood at `path` stays as it was.
+    With an error, or Ctrl-C, the unfinished folder goes away and whatever stood at `path` stays as it was. What a
+    killed process left beside `path` goes away at the next call.
 
     Raises:
         OutputError: see `check_output_folder`; no permission, no space; the working folder or one that holds it;
@@ -100,20 +102,18 @@ def folder_written_whole(path: Path, *, force: bool) -> Iterator[Path]:
     place = path.resolve()
     if place in (Path.cwd(), *Path.cwd().parents):
         raise OutputError(f"{path} is the working folder or holds it and cannot be replaced; choose a folder inside it")
-    unfinished = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
     missing_parents = [parent for parent in place.parents if not parent.exists()]  # the deepest first
     try:
         try:
-            unfinished.mkdir(parents=True)
-            yield unfinished
-            check_output_folder(path, force=force)  # once more: another process may have been faster
-            _replace_folder(unfinished, place, force=force)
+            with unfinished_folder(place) as unfinished:
+                yield unfinished
+                check_output_folder(path, force=force)  # once more: another process may have been faster
+                _replace_folder(unfinished, place, force=force)
         except OSError as err:
             raise OutputError(
                 f"cannot write {path}: {_reason(err)}; nothing was left half-written: make room or choose another place"
             ) from err
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
         for parent in missing_parents:
             with suppress(OSError):  # one that holds the output now, or something else, stays
                 parent.rmdir()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import pkgutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,12 @@ import breastseg_deploy
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {
-    "pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md",
+    "pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE",
     "breastseg_deploy", "train", "export", "benchmarks", "tests", "docs",
 }  # fmt: skip
+
+APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+"""Of the text as apache.org publishes it."""
 
 # Refuses every import of a distribution that is not among the runtime's base dependencies.
 BARE_ENVIRONMENT = """
@@ -76,10 +81,36 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         breastseg_deploy.Segmentor  # noqa: B018
 
 
-def test_a_wheel_holds_every_package_file(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built now."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_a_wheel_states_its_licence_and_holds_the_text(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        info = next(name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name)
+        metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+        held = {name: archive.read(f"{info}/licenses/{name}") for name in ("LICENSE", "NOTICE")}
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert sorted(metadata.get_all("License-File", [])) == ["LICENSE", "NOTICE"]
+    assert hashlib.sha256(held["LICENSE"]).hexdigest() == APACHE_2_SHA256
+    assert held["NOTICE"] == (ROOT / "NOTICE").read_bytes()
+
+
+def test_the_notice_names_the_terms_of_the_demo_checkpoints_data() -> None:
+    card = (ROOT / "train" / "breastseg_train" / "demo.md").read_text()
+    notice = (ROOT / "NOTICE").read_text()
+    for licence in ("BSD-3-Clause", "CC0", "CC-BY-4.0", "author's permission"):
+        assert licence in card
+        assert licence in notice
+
+
+def test_a_wheel_holds_every_package_file(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -116,7 +116,12 @@ class _Record(BaseModel):
 
 
 def obtain_engine(
-    bundle: Bundle, request: EngineRequest, machine: Machine, say: Say = lambda _: None, build: Build = build_engine
+    bundle: Bundle,
+    request: EngineRequest,
+    machine: Machine,
+    say: Say = lambda _: None,
+    build: Build = build_engine,
+    refused: Collection[str] = (),
 ) -> Engine:
     """The engine of a bundle for a request: from the bundle, else from the cache, else built and put into the cache.
 
@@ -129,6 +134,7 @@ def obtain_engine(
         machine: in whose cache folder engines are kept.
         say: told what happens, in sentences.
         build: makes the engine where there is none.
+        refused: SHA-256 of plans that fit and would not load here; they are passed over.
 
     Raises:
         BundleError: the bundle holds no float16 network, or a file of it was altered.
@@ -143,16 +149,16 @@ def obtain_engine(
             f"{bundle.path} holds no {NETWORK_FP16}, and engines are made of it; export it again with --precision fp16"
         )
     key = EngineKey.of_request(network.sha256, request)
-    shipped = _from_bundle(bundle, key, say)
+    shipped = _from_bundle(bundle, key, say, refused)
     if shipped is not None:
         return shipped
     folder = PrivateFolder.open(machine.cache)
-    kept = _from_cache(folder, key, say)
+    kept = _from_cache(folder, key, say, refused)
     if kept is not None:
         return kept
     waiting = partial(say, "another process builds this engine already; waiting for it")
     with folder.locked(f"{key.digest}.lock", waiting):
-        kept = _from_cache(folder, key, lambda _: None)  # another process may have been faster
+        kept = _from_cache(folder, key, lambda _: None, refused)  # another process may have been faster
         if kept is not None:
             return kept
         timings = f"{key.flavour}-{key.version}-{key.compute_capability}.timings"
@@ -163,9 +169,13 @@ def obtain_engine(
         return _keep(folder, key, built)
 
 
-def _from_bundle(bundle: Bundle, key: EngineKey, say: Say) -> Engine | None:
+def _from_bundle(bundle: Bundle, key: EngineKey, say: Say, refused: Collection[str]) -> Engine | None:
     """The bundle's own engine for a key; those for something else are named."""
-    same_flavour = [entry for entry in bundle.manifest.engines if entry.flavour == key.flavour]
+    same_flavour = [
+        entry
+        for entry in bundle.manifest.engines
+        if entry.flavour == key.flavour and bundle.manifest.files[entry.file].sha256 not in refused
+    ]
     for entry in same_flavour:
         if EngineKey.of_entry(entry) == key:
             return Engine(bundle.read(entry.file), key, bundle.manifest.files[entry.file].sha256, "bundle")
@@ -175,7 +185,7 @@ def _from_bundle(bundle: Bundle, key: EngineKey, say: Say) -> Engine | None:
     return None
 
 
-def _from_cache(folder: PrivateFolder, key: EngineKey, say: Say) -> Engine | None:
+def _from_cache(folder: PrivateFolder, key: EngineKey, say: Say, refused: Collection[str]) -> Engine | None:
     """The engine that the cache holds for a key; a damaged one is named, and None.
 
     Raises:
@@ -183,7 +193,7 @@ def _from_cache(folder: PrivateFolder, key: EngineKey, say: Say) -> Engine | Non
         BackendError: a plan has its right size and another hash: somebody altered it.
     """
     record = _record(folder, key, say)
-    if record is None:
+    if record is None or record.sha256 in refused:
         return None
     plan = folder.read(record.plan_name)
     place = folder.path / record.plan_name

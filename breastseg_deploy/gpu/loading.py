@@ -11,13 +11,13 @@ from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.engines.flavour import FlavourName, flavour_named, load, version
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import Engine, obtain_engine
-from breastseg_deploy.errors import BackendError, BreastsegError, MachineError
+from breastseg_deploy.errors import BackendError, BreastsegError, MachineError, OutputError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gpu.failure import one_line
 from breastseg_deploy.gpu.graph import GpuNetwork
 from breastseg_deploy.gpu.onnxruntime_cuda import load_onnxruntime_gpu, open_network
 from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline
-from breastseg_deploy.gpu.tensorrt import TensorRtNetwork
+from breastseg_deploy.gpu.tensorrt import PlanError, TensorRtNetwork
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.nvidia import DEVICE, Gpu, NoGpu
 from breastseg_deploy.selftest import Goldens, golden_demands, self_test_once
@@ -63,6 +63,8 @@ def open_tensorrt(
 ) -> GpuPipeline:
     """A pipeline around the engine that fits this machine: of the bundle, of the cache, or built now.
 
+    One that fits by all that engines are tied to and will not load all the same is passed over in words.
+
     Args:
         name: of the flavour.
         bundle: opened.
@@ -78,24 +80,35 @@ def open_tensorrt(
         OutputError: the cache folder cannot be written.
     """
     flavour, gpu = flavour_named(name), needed_gpu(machine)
-    with _vendor(flavour.title):
-        request = EngineRequest(flavour, gpu.compute_capability, max_batch=MAX_BATCH)
-        engine = obtain(bundle, request, machine, lambda words: _LOG.info("%s: %s", name, words))
-        if engine.origin == "built":
-            _LOG.warning("%s: built an engine for this machine (%s); its goldens are run now", name, engine.key)
-        else:
-            _LOG.info("%s: engine of the %s (%s)", name, engine.origin, engine.key)
+    verdicts, refused = Verdicts(machine), list[str]()
 
+    def pipeline(engine: Engine) -> GpuPipeline:
         def network(stream: Any) -> GpuNetwork:
             return load_engine(flavour, engine.plan, bundle.manifest.frame.size_px, stream)
 
         def self_test(batch: int, goldens: Goldens) -> bool:
-            return self_test_once(_verdict_key(name, bundle, engine, gpu, batch), Verdicts(machine), goldens)
+            return self_test_once(_self_test_key(name, bundle, engine, gpu, batch), verdicts, goldens)
 
         return GpuPipeline(bundle, network, self_test)
 
+    with _vendor(flavour.title):
+        request = EngineRequest(flavour, gpu.compute_capability, max_batch=MAX_BATCH)
+        while True:
+            engine = obtain(bundle, request, machine, lambda words: _LOG.info("%s: %s", name, words), refused=refused)
+            if engine.origin == "built":
+                _LOG.warning("%s: built an engine for this machine (%s); its goldens are run now", name, engine.key)
+            else:
+                _LOG.info("%s: engine of the %s (%s)", name, engine.origin, engine.key)
+            try:
+                return pipeline(engine)
+            except PlanError as err:
+                if not _worth_another(engine, gpu, verdicts):
+                    raise
+                _LOG.warning("%s: the engine of the %s is passed over: %s", name, engine.origin, err)
+                refused.append(engine.sha256)
 
-def _verdict_key(name: FlavourName, bundle: Bundle, engine: Engine, gpu: Gpu, batch: int) -> VerdictKey:
+
+def _self_test_key(name: FlavourName, bundle: Bundle, engine: Engine, gpu: Gpu, batch: int) -> VerdictKey:
     depends_on = {
         "engine": engine.sha256,
         "gpu": str(gpu),
@@ -139,6 +152,22 @@ def open_onnxruntime_cuda(
     needed_gpu(machine)
     with _vendor("ONNX Runtime on CUDA"):
         return GpuPipeline(bundle, lambda stream: load_network(bundle, stream, DEVICE))
+
+
+def _worth_another(engine: Engine, gpu: Gpu, verdicts: Verdicts) -> bool:
+    """Whether another engine is to be tried where one will not load: not where one that was built here did not either.
+
+    That a build was in vain is recorded, so that no later process spends minutes on finding it out again.
+    """
+    key = VerdictKey("vain-build", {"engine": engine.key.digest, "gpu": str(gpu), "toolkit": __version__})
+    try:
+        if engine.origin == "built":
+            verdicts.record(key, {})
+            return False
+        return verdicts.recall(key) is None
+    except (MachineError, OutputError) as err:
+        _LOG.warning("the engine will not load, and what is known of such engines cannot be kept or read: %s", err)
+        return engine.origin != "built"
 
 
 @contextmanager

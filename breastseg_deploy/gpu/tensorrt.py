@@ -20,6 +20,10 @@ from breastseg_deploy.extras import require
 FLOAT = "FLOAT"
 
 
+class PlanError(BackendError):
+    """TensorRT will not make an engine of a plan on this GPU."""
+
+
 class TensorRtNetwork:
     """An engine, deserialised.
 
@@ -35,7 +39,8 @@ class TensorRtNetwork:
 
     Raises:
         MachineError: the flavour is not installed.
-        BackendError: the engine cannot be loaded, or has other inputs and outputs than the float16 network.
+        PlanError: the plan cannot be deserialised here.
+        BackendError: the engine has other inputs and outputs than the float16 network.
     """
 
     def __init__(self, flavour: Flavour, plan: bytes, size_px: tuple[int, int], stream: Any) -> None:
@@ -48,7 +53,7 @@ class TensorRtNetwork:
         self._runtime = trt.Runtime(log.logger(trt))  # lives as long as its engine
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BackendError(
+            raise PlanError(
                 f"{self.name} cannot load this engine on this GPU: {log.first_error()}; "
                 "run `breastseg doctor`, then empty the engine cache or export the bundle again"
             )

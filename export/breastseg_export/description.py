@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -108,7 +107,7 @@ class Exported:
             int8=self.int8,
             files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
             built_with=self._versions(),
-            built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            built_at=self.settings.built_at,
             licence=str(details.get("licence", "not stated")),
             intended_use=str(details.get("intended_use", INTENDED_USE)),
             training=dict(details),

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.manifest import Precision
+
+SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH"
+"""Seconds since 1970 that stand for now: reproducible-builds.org/specs/source-date-epoch."""
+
+
+def build_time() -> str:
+    """The moment that SOURCE_DATE_EPOCH names, else now: UTC in ISO 8601, to the second.
+
+    Raises:
+        ArgumentError: the variable holds no such number.
+    """
+    given = os.environ.get(SOURCE_DATE_EPOCH)
+    try:
+        moment = datetime.now(UTC) if given is None else datetime.fromtimestamp(int(given), UTC)
+    except (ValueError, OverflowError, OSError) as err:
+        raise ArgumentError(
+            f"{SOURCE_DATE_EPOCH} must be a number of seconds since 1970, got {given!r}; mend it or unset it"
+        ) from err
+    return moment.isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,7 @@ class ExportSettings:
         targets: TensorRT flavours to build engines with.
         calibrate: folder of frames that the ranges of "int8" are measured on; none of them may be among `frames`.
         compute_capabilities: GPUs to build engines for; without any, this machine's own.
+        built_at: what the manifest states, see `build_time`; nothing else of a bundle but engines depends on the time.
     """
 
     checkpoint: str
@@ -38,3 +61,4 @@ class ExportSettings:
     targets: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     calibrate: Path | None = None
+    built_at: str = field(default_factory=build_time)

@@ -256,7 +256,7 @@ def test_ctrl_c_between_the_two_renames_brings_the_old_folder_back(
     place, rename = tmp_path / "bundle", Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
-        if self.suffix == ".partial":
+        if self.parent.suffix == ".partial":
             raise KeyboardInterrupt
         return rename(self, target)
 

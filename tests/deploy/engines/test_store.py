@@ -185,7 +185,25 @@ def test_a_bundle_without_the_float16_network_is_refused(bundle: Bundle) -> None
     assert said.endswith(f"holds no {NETWORK_FP16}, and engines are made of it; export it again with --precision fp16")
 
 
+def test_an_engine_of_the_bundle_that_would_not_load_is_passed_over_for_one_that_is_built_and_kept(
+    bundle: Bundle,
+) -> None:
+    shipped, told = ship(bundle, b"shipped"), list[str]()
+    refused = {obtain_engine(shipped, REQUEST, build=never).sha256}
+    built = obtain_engine(shipped, REQUEST, told.append, Builder(), refused)
+    again = obtain_engine(shipped, REQUEST, told.append, never, refused)
+    assert [(engine.origin, engine.plan) for engine in (built, again)] == [("built", b"a plan"), ("cache", b"a plan")]
+    assert told == []  # it is no foreign one
+
+
 # of the cache
+
+
+def test_an_engine_of_the_cache_that_would_not_load_is_replaced(bundle: Bundle, cache: Path) -> None:
+    refused = {obtain_engine(bundle, REQUEST, build=Builder()).sha256}
+    rebuilt = obtain_engine(bundle, REQUEST, build=Builder(b"another plan"), refused=refused)
+    assert (rebuilt.origin, rebuilt.plan) == ("built", b"another plan")
+    assert plan_file(cache).read_bytes() == b"another plan"
 
 
 def test_an_altered_plan_is_refused(bundle: Bundle, cache: Path) -> None:

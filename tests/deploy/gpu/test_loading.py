@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import Engine, EngineKey, Origin
 from breastseg_deploy.gpu.loading import check_tensorrt, open_onnxruntime_cuda, open_tensorrt
 from breastseg_deploy.gpu.pipeline import GpuPipeline
+from breastseg_deploy.gpu.tensorrt import PlanError
 from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
 
 GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
@@ -27,7 +29,12 @@ KEY = EngineKey("0" * 64, "tensorrt-rtx", "1.7.1.116", "8.6", "fp16", 1, 1, 8)
 
 
 class WithRtx:
-    """A machine with a GPU and TensorRT-RTX whose engine computes what the float16 network does."""
+    """A machine with a GPU and TensorRT-RTX whose engine computes what the float16 network does.
+
+    Attributes:
+        unloadable: plans that TensorRT will not deserialise.
+        instead: the engines that the store has in their place, in its order.
+    """
 
     def __init__(self, network: Float16Network, cache: Path) -> None:
         self.gpu: Gpu | NoGpu = GPU
@@ -35,6 +42,8 @@ class WithRtx:
         self.network, self.cache = network, cache
         self.requests: list[EngineRequest] = []
         self.plans: list[bytes] = []
+        self.unloadable: set[bytes] = set()
+        self.instead: list[Engine] = []
 
     def from_(self, origin: Origin) -> None:
         self.engine = replace(self.engine, origin=origin)
@@ -43,13 +52,17 @@ class WithRtx:
     def machine(self) -> Machine:
         return Machine(gpu=self.gpu, cache=self.cache)
 
-    def obtain_engine(self, bundle: Bundle, request: EngineRequest, machine: Machine, say: Any) -> Engine:
+    def obtain_engine(
+        self, bundle: Bundle, request: EngineRequest, machine: Machine, say: Any, refused: Sequence[str]
+    ) -> Engine:
         self.requests.append(request)
         say("the bundle holds engines for another GPU")
-        return self.engine
+        return next(engine for engine in (self.engine, *self.instead) if engine.sha256 not in refused)
 
     def load_engine(self, flavour: Any, plan: bytes, size_px: tuple[int, int], stream: Any) -> Float16Network:
         self.plans.append(plan)
+        if plan in self.unloadable:
+            raise PlanError("TensorRT-RTX cannot load this engine on this GPU: no reason")
         return self.network
 
     def open(self, bundle: Bundle) -> GpuPipeline:
@@ -148,6 +161,40 @@ def test_where_the_engine_came_from_is_told(
     assert (told.levelno, words in told.message) == (level, True)
 
 
+BUILT = Engine(b"built", KEY, "b" * 64, "built")
+
+
+@pytest.mark.parametrize("origin", ["bundle", "cache"])
+def test_an_engine_that_fits_and_will_not_load_is_passed_over_in_words(
+    rtx: WithRtx, bundle: Bundle, caplog: pytest.LogCaptureFixture, origin: Origin
+) -> None:
+    rtx.from_(origin)
+    rtx.unloadable, rtx.instead = {b"plan"}, [BUILT]
+    assert len(opened_runs(rtx, bundle)) > 2  # the new one has to prove itself
+    assert rtx.plans == [b"plan", b"built"]
+    assert f"the engine of the {origin} is passed over: TensorRT-RTX cannot load this engine" in caplog.text
+    assert "built an engine for this machine" in caplog.text
+
+
+def test_an_engine_that_was_built_here_and_will_not_load_fails_and_is_not_built_at_the_next_open(
+    rtx: WithRtx, bundle: Bundle
+) -> None:
+    rtx.unloadable, rtx.instead = {b"plan", b"built"}, [BUILT]
+    for plans in ([b"plan", b"built"], [b"plan"]):
+        rtx.plans.clear()
+        with pytest.raises(PlanError, match="cannot load this engine on this GPU"):
+            rtx.open(bundle)
+        assert rtx.plans == plans
+
+
+def test_with_another_driver_a_build_is_tried_again(rtx: WithRtx, bundle: Bundle) -> None:
+    rtx.unloadable, rtx.instead = {b"plan", b"built"}, [BUILT]
+    with pytest.raises(PlanError):
+        rtx.open(bundle)
+    rtx.gpu, rtx.unloadable = replace(GPU, driver="590.1"), {b"plan"}
+    assert len(opened_runs(rtx, bundle)) > 2
+
+
 def test_verdicts_that_cannot_be_used_are_told_and_the_goldens_run_each_time(
     rtx: WithRtx, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,6 +278,8 @@ def test_a_real_engine_that_cannot_run_here_is_built_tried_and_passed_over_in_wo
         assert "tensorrt-rtx (failed: TensorRT-RTX" in segment.backend_reason
         assert "cannot load this engine on this GPU" in segment.backend_reason
         assert "onnxruntime-cuda (" in segment.backend_reason
-    assert len(list((tmp_path / "cache").glob("*.plan"))) == 1
+    (plan,) = (tmp_path / "cache").glob("*.plan")
+    built = plan.stat().st_mtime_ns
     with pytest.raises(BackendError, match="tensorrt-rtx failed, and with strict=True no other backend may serve"):
         Segmenter.open(demo_bundle, strict=True, machine=machine)
+    assert plan.stat().st_mtime_ns == built  # minutes are not spent twice on an engine that cannot run here

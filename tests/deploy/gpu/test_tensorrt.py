@@ -16,7 +16,7 @@ from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.engines.flavour import FLAVOURS, FlavourName
 from breastseg_deploy.gpu import tensorrt as tensorrt_network
 from breastseg_deploy.gpu.pipeline import GpuPipeline
-from breastseg_deploy.gpu.tensorrt import TensorRtNetwork
+from breastseg_deploy.gpu.tensorrt import PlanError, TensorRtNetwork
 
 PLAN = b"a plan"
 
@@ -218,7 +218,7 @@ def test_rtx_never_exchanges_the_kernels_of_a_shape_that_was_proved(
 def test_a_plan_that_cannot_be_loaded_is_refused_with_tensorrts_reason(
     monkeypatch: pytest.MonkeyPatch, stream: Any
 ) -> None:
-    with pytest.raises(BackendError) as failure:
+    with pytest.raises(PlanError) as failure:
         opened(monkeypatch, StandIn(), stream, plan=b"another plan")
     assert str(failure.value) == (
         "TensorRT 10.16.1.11 cannot load this engine on this GPU: Error Code 1: the plan was made by another version "
@@ -228,7 +228,7 @@ def test_a_plan_that_cannot_be_loaded_is_refused_with_tensorrts_reason(
 
 def test_the_real_tensorrt_rtx_refuses_what_is_no_plan_in_its_own_words(stream: Any) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    with pytest.raises(BackendError, match=r"^TensorRT-RTX 1\.[\d.]+ cannot load this engine on this GPU: .*Error"):
+    with pytest.raises(PlanError, match=r"^TensorRT-RTX 1\.[\d.]+ cannot load this engine on this GPU: .*Error"):
         TensorRtNetwork(FLAVOURS["tensorrt-rtx"], b"no plan", (SIDE, SIDE), stream)
 
 

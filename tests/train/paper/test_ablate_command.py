@@ -46,6 +46,16 @@ def test_table_ii_is_what_is_run_by_default_and_the_arguments_reach_every_preset
         assert configuration == replace(small, epochs=12, validate_every_epochs=2)
 
 
+def test_epochs_that_the_presets_interval_does_not_divide_are_validated_more_often(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Configuration] = []
+    monkeypatch.setattr(ablation, "ablate", lambda _data, _output, presets, **_: asked.extend(presets) or [])
+    assert run("--data", data_root, "--output", tmp_path / "table", "--small", "--epochs", 2) == 0
+    assert {(configuration.epochs, configuration.validate_every_epochs) for configuration in asked} == {(2, 2)}
+    assert "paper: 2 epochs are no multiple of 4" in capsys.readouterr().err
+
+
 def test_an_unknown_preset_is_named_before_anything_is_trained(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

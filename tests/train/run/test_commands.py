@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_train_prints_one_json_object_and_warns_of_random_weights(
     assert "starts from random weights" in printed.err
     description = json.loads((output / "run.json").read_text())
     assert (description["configuration"]["epochs"], description["configuration"]["seed"]) == (1, 3)
+
+
+def test_fewer_epochs_than_the_presets_interval_are_validated_and_that_is_told(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], epochs=12, validate_every_epochs=4))
+    output = tmp_path / "run"
+    assert run(command.COMMAND, "--data", data_root, "--output", output, "--preset", "tiny", "--epochs", 2) == 0
+    assert "tiny: 2 epochs are no multiple of 4, so it is validated every 2 epochs" in capsys.readouterr().err
+    assert json.loads((output / "run.json").read_text())["configuration"]["validate_every_epochs"] == 2
 
 
 def test_train_leaves_a_folder_in_use_alone(

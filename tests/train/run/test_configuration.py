@@ -35,6 +35,18 @@ def test_a_run_ends_with_a_validation() -> None:
         Configuration("x", epochs=10, validate_every_epochs=4)
 
 
+@pytest.mark.parametrize(("epochs", "interval"), [(24, 4), (10, 2), (2, 2), (1, 1), (9, 3), (7, 1)])
+def test_another_number_of_epochs_is_validated_at_least_as_often_and_at_its_end(epochs: int, interval: int) -> None:
+    changed = preset_configuration("demo").trained_for(epochs)
+    assert changed == replace(preset_configuration("demo"), epochs=epochs, validate_every_epochs=interval)
+
+
+@pytest.mark.parametrize("epochs", [0, -4])
+def test_a_run_without_epochs_is_refused(epochs: int) -> None:
+    with pytest.raises(ArgumentError, match=f"a run has at least 1 epoch, got {epochs}"):
+        preset_configuration("demo").trained_for(epochs)
+
+
 @pytest.mark.parametrize("crop_px", [32, 100])
 def test_a_crop_that_cannot_be_trained_on_is_refused(crop_px: int) -> None:
     with pytest.raises(ArgumentError, match="multiple of 32 and at least 64"):

@@ -31,11 +31,9 @@ def _run(arguments: argparse.Namespace) -> int:
     configurations = [preset_configuration(name) for name in arguments.presets]
     if arguments.small:
         configurations = [configuration.small() for configuration in configurations]
-    given = {
-        "epochs": arguments.epochs,
-        "validate_every_epochs": arguments.validate_every,
-        "seed": arguments.seed,
-    }
+    if arguments.epochs is not None:
+        configurations = [configuration.trained_for(arguments.epochs, _say) for configuration in configurations]
+    given = {"validate_every_epochs": arguments.validate_every, "seed": arguments.seed}
     changes = {name: value for name, value in given.items() if value is not None}
     configurations = [replace(configuration, **changes) for configuration in configurations]
 
@@ -48,13 +46,17 @@ def _run(arguments: argparse.Namespace) -> int:
         train_on=arguments.train_on,
         validate_on=arguments.validate_on,
         test_on=arguments.test_on,
-        say=lambda step: print(step, file=sys.stderr),
+        say=_say,
     )
     if arguments.json:
         print_json({"table": str(arguments.output / TABLE), "rows": rows})
     else:
         print(table(rows), end="")
     return 0
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
 COMMAND = Command("train and measure a list of presets, and write the table", _add_arguments, _run)

@@ -36,15 +36,17 @@ def _run(arguments: argparse.Namespace) -> int:
     configuration = preset_configuration(arguments.preset)
     if arguments.small:
         configuration = configuration.small()
-    given = {"epochs": arguments.epochs, "seed": arguments.seed}
-    configuration = replace(configuration, **{name: value for name, value in given.items() if value is not None})
+    if arguments.seed is not None:
+        configuration = replace(configuration, seed=arguments.seed)
     leads = place().rank == 0
+    if arguments.epochs is not None:
+        configuration = configuration.trained_for(arguments.epochs, _say if leads else lambda _: None)
     check_output_folder(arguments.output, force=arguments.resume or not leads)
 
     from breastseg_train.run.experiment import run_experiment
 
     if arguments.encoder_weights is None and configuration.encoder != NO_ENCODER and leads:
-        print("warning: no --encoder-weights: the encoder starts from random weights", file=sys.stderr)
+        _say("warning: no --encoder-weights: the encoder starts from random weights")
     figures = run_experiment(
         arguments.data,
         arguments.output,
@@ -63,6 +65,10 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.output}: {figures['epochs']} epochs, validation Dice {figures['val_dice']:.4f}")
     return 0
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
 COMMAND = Command("train a model on a folder of frames and masks", _add_arguments, _run)

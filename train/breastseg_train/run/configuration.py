@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -104,6 +105,29 @@ class Configuration:
         widths = _SMALL_WIDTHS if self.network == PAPER_NETWORK else _SMALL_WIDTHS_WITHOUT_ENCODER
         encoder = _SMALL_ENCODER if self.network == PAPER_NETWORK else self.encoder
         return replace(self, encoder=encoder, decoder_channels=widths, **_SMALL)
+
+    def trained_for(self, epochs: int, say: Callable[[str], None] = lambda _: None) -> Configuration:
+        """The same experiment over another number of epochs, validated at least as often.
+
+        A run ends with a validation: where the interval does not divide `epochs`, the longest shorter one that does
+        takes its place.
+
+        Args:
+            epochs: instead of its own.
+            say: told of another interval, in a sentence.
+
+        Raises:
+            ArgumentError: fewer epochs than one.
+        """
+        if epochs < 1:
+            raise ArgumentError(f"a run has at least 1 epoch, got {epochs}")
+        interval = max(n for n in range(1, self.validate_every_epochs + 1) if epochs % n == 0)
+        if interval != self.validate_every_epochs:
+            say(
+                f"{self.preset}: {epochs} epochs are no multiple of {self.validate_every_epochs}, so it is validated "
+                f"every {interval} epochs: a run ends with a validation"
+            )
+        return replace(self, epochs=epochs, validate_every_epochs=interval)
 
     def architecture(self) -> Architecture:
         """The architecture that is trained."""
