@@ -1,0 +1,132 @@
+"""Every number that the paper, the README or the docs state, held to the code: one row each, with its source."""
+
+# ruff: noqa: E501  # a table reads by its rows
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from breastseg_deploy import contract, gate, metrics, selftest, verify
+from breastseg_deploy.backends import fastest
+from breastseg_deploy.preprocess import gabor
+from breastseg_export import parity, runners, samples
+from breastseg_export.formats import gate as gate_format
+from breastseg_export.formats import int8
+from breastseg_export.precision import islands, ranges
+from breastseg_train.data import augment, mask_statistics
+from breastseg_train.evaluate import error_analysis, evaluation, frame_figures, prediction
+from breastseg_train.network import front, model
+from breastseg_train.paper import ablation, active_learning, loss_variants
+from breastseg_train.run import configuration, curves, loss, stabilise
+from breastseg_train.run import gate as fitted_gate
+
+BUDGETS = Path(__file__).resolve().parents[1] / "benchmarks" / "budgets.toml"
+PAPER = configuration.PRESETS["paper"]
+BANK = gabor.GaborParameters()
+
+
+def limits(of: Any) -> tuple[float, float, float]:
+    return of.worst_dice, of.mean_dice, of.dice_change
+
+
+ALGORITHM_1 = [
+    ("line 3, clamp of the logits", loss.LOGIT_LIMIT, 10.0),
+    ("line 1, epsilon", loss.EPSILON, 1e-7),
+    ("line 2, smoothing", loss.SMOOTH, 1.0),
+    ("line 8, weight of false positives and false negatives", (loss.TVERSKY_FALSE_POSITIVE, loss.TVERSKY_FALSE_NEGATIVE), (0.7, 0.3)),
+    ("line 21, largest positive weight", loss.MAX_POSITIVE_WEIGHT, 50.0),
+    ("line 7, weights of Dice, cross entropy and Tversky", (loss.DICE_WEIGHT, loss.BCE_WEIGHT, loss.TVERSKY_WEIGHT), (0.5, 0.3, 0.2)),
+]  # fmt: skip
+
+PAPER_SECTION_III = [
+    ("eq. (4), wavelengths", BANK.wavelengths_px, (4.0, 10.0, 20.0)),
+    ("eq. (4), orientations", BANK.orientations, 8),
+    ("eq. (4), sigma, gamma, psi; DC kept", (BANK.sigma_px, BANK.gamma, BANK.psi_rad, BANK.zero_mean), (5.0, 0.5, 0.0, False)),
+    ("C, encoder", PAPER.encoder, "efficientnet-b7"),
+    ("C, decoder channels", PAPER.decoder_channels, (256, 128, 64, 32, 16)),
+    ("C, channels into the projection", front.INPUT_CHANNELS, 4),
+    ("E, frames a step, accumulated", (PAPER.batch_size, PAPER.accumulation), (4, 2)),
+    ("E, epochs", PAPER.epochs, 200),
+    ("E, learning rate, its least, weight decay", (PAPER.lr_max, PAPER.lr_min, PAPER.weight_decay), (3e-4, 3e-7, 1e-4)),
+    ("E, warm-up, clipping", (PAPER.warmup_share, PAPER.clip_norm), (0.1, 0.5)),
+    ("F, eq. (6), alpha", stabilise.EMA_ALPHA, 0.9),
+    ("G, factor for small structures", mask_statistics.SMALL_STRUCTURE_FACTOR, 1.5),
+    ("H, elastic deformation, alpha and sigma", (augment.ELASTIC_ALPHA_PX, augment.ELASTIC_SIGMA_PX), (120.0, 9.0)),
+    ("H, brightness and contrast", PAPER.brightness_contrast, 0.2),
+    ("Fig. 2, lines", curves.TARGET_LINES, (0.94, 0.95)),
+    ("Table II, Dice of its own model", ablation.PAPER_DICE["paper"], 0.955),
+    ("IV, tiny structures", error_analysis.TINY_STRUCTURE_PX, 50),
+    ("IV, views that are averaged", len(prediction.seven_views(np.zeros((8, 8, 3), np.uint8))), 7),
+]  # fmt: skip
+
+DECISIONS = [
+    ("preprocessing: kernel", gabor.KERNEL_PX, 31),
+    ("preprocessing: normalisation", (contract.IMAGENET_MEAN, contract.IMAGENET_STD), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    ("preprocessing: multiple of both sides", contract.SIDE_MULTIPLE_PX, 32),
+    ("training: width of the projection", front.PROJECTION_WIDTH, 16),
+    ("training: reduction in SCSE", model.SCSE_REDUCTION, 16),
+    ("training: outlier, robust deviations", stabilise.OUTLIER_DEVIATIONS, 3.0),
+    ("training: outlier, window, least, floor", (stabilise.RECENT_EPOCHS, stabilise.MIN_RECENT_EPOCHS, stabilise.MIN_SD), (10, 5, 0.002)),
+    ("training: robust deviation of a median distance", stabilise.MAD_TO_SD, 1.4826),
+    ("training: small structures", mask_statistics.SMALL_STRUCTURE_PX, 100),
+    ("training: factor of the boundary-aware loss", loss_variants.BOUNDARY_FACTOR, 3.0),
+    ("training: half of the crops on a cell", augment.CELL_PATCH_SHARE, 0.5),
+    ("training: labels of active learning", active_learning.LABELLED_SHARE, 0.5),
+    ("evaluation: low contrast, window", (error_analysis.LOW_CONTRAST, error_analysis.CONTRAST_WINDOW_PX), (5 / 255, 31)),
+    ("evaluation: surface Dice, tolerance", metrics.BOUNDARY_TOLERANCE_PX, 3),
+    ("evaluation: Hausdorff percentile", frame_figures.HAUSDORFF_PERCENTILE, 95),
+    ("evaluation: intervals", (evaluation.CONFIDENCE, evaluation.BOOTSTRAP_ROUNDS), (0.95, 2000)),
+]  # fmt: skip
+
+PROMISES = [
+    ("bundle.md: float32 worst, mean, change", limits(parity.FP32_LIMITS), (0.9999, 0.9999, 0.001)),
+    ("bundle.md: float16 worst, mean, change", limits(parity.FP16_LIMITS), (0.99, 0.999, 0.001)),
+    ("bundle.md: INT8 worst, mean, change", limits(parity.INT8_LIMITS), (0.97, 0.99, 0.002)),
+    ("bundle.md: edge channel against float64", runners._EDGE_TOLERANCE, 1e-5),
+    ("bundle.md: islands, share of the allowed error", islands.halved(parity.FP16_LIMITS).mean_dice, 0.9995),
+    ("bundle.md: islands, largest share in float32", islands.LARGEST_SHARE, 0.5),
+    ("bundle.md: islands, margin of a range", ranges.MARGIN, 8.0),
+    ("bundle.md: frames with cells that judge a change", verify.LEAST_JUDGED, 8),
+    ("bundle.md: phantoms", samples.PHANTOM_COUNT, 10),
+    ("gate.md: recall", fitted_gate.RECALL, 0.995),
+    ("gate.md: margin of a score", gate_format.SCORE_MARGIN, 1e-3),
+    ("gate.md: chance under which a promise is contradicted", gate.LEAST_CHANCE, 0.01),
+    ("int8.md: frames to calibrate on", int8.LEAST_CALIBRATION_FRAMES, 32),
+    ("int8.md: a golden against its Dice at the export", selftest.INT8_SLACK, 0.005),
+    ("int8.md: largest weight of 7 bits", int8._LARGEST_WEIGHT, 64),
+    ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "promised"),
+    [
+        pytest.param(found, promised, id=f"{source}: {what}")
+        for source, rows in (
+            ("Algorithm 1", ALGORITHM_1),
+            ("paper, section III", PAPER_SECTION_III),
+            ("docs/decisions", DECISIONS),
+            ("docs", PROMISES),
+        )
+        for what, found, promised in rows
+    ],
+)
+def test_the_code_keeps_the_promised_number(found: object, promised: object) -> None:
+    assert found == promised
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "promised"),
+    [
+        ("resident memory", "at_most", 4.2),  # the paper, section IV
+        ("time against the paper's pipeline: openvino", "at_most", 0.40),  # README
+        ("edge channel by FFT", "at_least", 3.0),  # README
+    ],
+)
+def test_the_budget_is_the_promised_one(name: str, key: str, promised: float) -> None:
+    (budget,) = [one for one in tomllib.loads(BUDGETS.read_text())["budget"] if one["name"] == name]
+    assert budget[key] == promised
