@@ -4,15 +4,15 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from breastseg_benchmark.contestants import Contestant
-from breastseg_benchmark.entrants import backend_contestants, why_no_gpu
 from breastseg_benchmark.frames import benchmark_frames, decoding
-from breastseg_benchmark.growing import GrowthPlan
-from breastseg_benchmark.measure import Plan, measure
+from breastseg_benchmark.growth import GrowthPlan
+from breastseg_benchmark.implementations import Implementation, backend_implementations, why_no_gpu
+from breastseg_benchmark.measure import Plan, measure, runtime_choice
 from breastseg_benchmark.results import Results
 from breastseg_deploy.backends.select import LOADERS
 from breastseg_deploy.bundle import Bundle
@@ -65,16 +65,24 @@ def test_growth_is_measured_over_batches_sizes_and_frames(measured: Results) -> 
 
 
 def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle: Path) -> None:
-    runtime = backend_contestants(Bundle.open(demo_bundle), ["onnxruntime"])[0]
+    runtime = backend_implementations(Bundle.open(demo_bundle), ["onnxruntime"])[0]
     peers = (
         replace(runtime, name="a twin", kind="peer"),
-        Contestant("a broken one", "peer", ("-c", "raise SystemExit('no weights')")),
-        Contestant("one for a GPU", "peer", (), on_gpu=True, not_run="no GPU"),
+        Implementation("a broken one", "peer", ("-c", "raise SystemExit('no weights')")),
+        Implementation("one for a GPU", "peer", (), on_gpu=True, not_run="no GPU"),
     )
     nothing = GrowthPlan(batches=(), frames=0)
+    said: list[str] = []
     found = measure(
-        Plan(demo_bundle, "a test", most_frames=1, rounds=2, backends=("onnxruntime",), peers=peers, growth=nothing)
+        Plan(demo_bundle, "a test", most_frames=1, rounds=2, backends=("onnxruntime",), peers=peers, growth=nothing),
+        said.append,
     )
+    assert [step for step in said if "onnxruntime" in step or "twin" in step] == [
+        "onnxruntime alone",
+        "2 rounds of onnxruntime",
+        "a twin alone",
+        "2 rounds of a twin, onnxruntime",
+    ]
     _, twin, broken, for_gpu = found.rows
     assert twin.ratio_to_runtime is not None
     assert twin.ratio_to_runtime.pairs == 2
@@ -86,7 +94,7 @@ def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle:
 
 
 def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
-    by_name = {one.name: one for one in backend_contestants(Bundle.open(demo_bundle))}
+    by_name = {one.name: one for one in backend_implementations(Bundle.open(demo_bundle))}
     assert list(by_name) == list(LOADERS)
     if why_no_gpu() is not None:
         gpu = [one for one in by_name.values() if one.on_gpu]
@@ -95,13 +103,20 @@ def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
     assert by_name["onnxruntime"].not_run is None
 
 
-def test_what_is_served_by_name_only_is_never_the_runtimes_choice(
-    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("breastseg_benchmark.measure.BY_NAME_ONLY", frozenset({"onnxruntime"}))
-    found = measure(Plan(demo_bundle, "a test", most_frames=1, rounds=1, backends=("onnxruntime",)))
-    assert (found.runtime, found.growth) == (None, None)
-    assert found.rows[0].not_run is None
+def backend(name: str, **fields: Any) -> Implementation:
+    return Implementation(name, "backend", (), **fields)
+
+
+def test_what_is_served_by_name_only_is_never_the_runtimes_choice() -> None:
+    reduced, whole = backend("reduced", by_name_only=True), backend("whole")
+    assert runtime_choice([reduced], lambda: "reduced") is None
+    assert runtime_choice([reduced, whole], lambda: "reduced") == whole
+
+
+def test_among_several_backends_the_runtimes_choice_is_what_it_opens_by_itself() -> None:
+    slow, fast, broken = backend("slow"), backend("fast"), backend("broken", not_run="no GPU")
+    assert runtime_choice([broken, slow, fast], lambda: "fast") == fast
+    assert runtime_choice([slow, fast], lambda: None) is None
 
 
 def test_a_backend_that_nobody_knows_is_refused(demo_bundle: Path) -> None:
