@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -171,3 +172,28 @@ def test_a_report_without_a_folder_is_refused_before_anything_is_measured(
     code = main(["benchmark", "no bundle", "--report", str(tmp_path / "none" / "out.html")])
     assert code == 1
     assert "there is no folder for the report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("library", ["psutil", "pynvml", "jinja2", "matplotlib"])
+def test_an_installation_without_the_extra_is_told_what_to_install(
+    library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    code = main(["benchmark", "no bundle"])
+    assert code == 4
+    assert f"{library} is needed here and not installed: pip install 'breastseg-deploy[benchmark]'" in (
+        capsys.readouterr().err
+    )
+
+
+def test_every_module_of_the_benchmark_imports_without_its_extra() -> None:
+    code = """
+import importlib, pkgutil, sys
+for library in ("psutil", "pynvml", "jinja2", "matplotlib", "pytest"):
+    sys.modules[library] = None
+import breastseg_benchmark
+for module in pkgutil.iter_modules(breastseg_benchmark.__path__, "breastseg_benchmark."):
+    importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
