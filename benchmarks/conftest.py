@@ -11,19 +11,18 @@ from pathlib import Path
 import pytest
 
 from breastseg_benchmark.budgets import judge, read_budgets
-from breastseg_benchmark.contestants import Contestant
-from breastseg_benchmark.entrants import why_no_gpu
 from breastseg_benchmark.frames import write_phantoms
-from breastseg_benchmark.growing import GrowthPlan
+from breastseg_benchmark.growth import GrowthPlan
+from breastseg_benchmark.implementations import Implementation, why_no_gpu
 from breastseg_benchmark.measure import Plan, measure
 from breastseg_benchmark.report import report_html
 from breastseg_benchmark.results import Results
-from breastseg_benchmark.tables import contestants_text, verdicts_text
+from breastseg_benchmark.tables import implementations_text, verdicts_text
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.nvidia import Gpu, look_for_gpu
 from breastseg_deploy.storage import make_folder, write_whole
 from edge_channel import edge_channel_figures
-from peers import PAPER, PEERS, REFERENCE, Peer
+from peers import PAPER, PEERS, REFERENCE
 
 BENCHMARKS = Path(__file__).resolve().parent
 BUDGETS = BENCHMARKS / "budgets.toml"
@@ -101,8 +100,8 @@ def results(
     option = pytestconfig.getoption
     short = bool(option("--benchmark-short"))
     shared = tmp_path_factory.mktemp("peers")
-    asked = [peer for peer in PEERS.values() if peer.module not in (PAPER, REFERENCE)]
-    if option("--benchmark-peers"):
+    asked = [name for name in PEERS if name not in (PAPER, REFERENCE)] if option("--benchmark-peers") else []
+    if asked:
         _export_plainly(checkpoint_name, shared, Bundle.open(bundle).manifest.frame.height_px, say)
     growth = GrowthPlan(sizes=other_sizes, frames=option("--benchmark-growth-frames"))
     plan = Plan(
@@ -112,9 +111,9 @@ def results(
         bit_depth=option("--benchmark-bit-depth"),
         most_frames=SHORT_FRAMES if short else None,
         rounds=SHORT_ROUNDS if short else option("--benchmark-rounds"),
-        reference=_contestant(PEERS[REFERENCE], checkpoint_name, shared),
-        paper=_contestant(PEERS[PAPER], checkpoint_name, shared),
-        peers=tuple(_contestant(peer, checkpoint_name, shared) for peer in asked if option("--benchmark-peers")),
+        reference=_implementation(REFERENCE, checkpoint_name, shared),
+        paper=_implementation(PAPER, checkpoint_name, shared),
+        peers=tuple(_implementation(name, checkpoint_name, shared) for name in asked),
         growth=SHORT_GROWTH if short else growth,
         short=short,
     )
@@ -135,18 +134,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     found = config.stash[RESULTS]
     place: Path = config.getoption("--benchmark-results")
-    terminalreporter.section("contestants")
-    terminalreporter.write_line(contestants_text(found))
+    terminalreporter.section("implementations")
+    terminalreporter.write_line(implementations_text(found))
     terminalreporter.section("verdicts")
     terminalreporter.write_line(verdicts_text(found.verdicts))
     terminalreporter.write_line(f"figures: {place}")
     terminalreporter.write_line(f"report: {place.with_suffix('.html')}")
 
 
-def _contestant(peer: Peer, checkpoint: str, shared: Path) -> Contestant:
-    kind = "paper" if peer.module == PAPER else "peer"
-    arguments = (str(BENCHMARKS / "serve_peer.py"), peer.module, checkpoint, str(shared))
-    return Contestant(peer.title, kind, arguments, peer.on_gpu, why_no_gpu() if peer.on_gpu else None)
+def _implementation(name: str, checkpoint: str, shared: Path) -> Implementation:
+    peer = PEERS[name]
+    return Implementation(
+        peer.title,
+        "paper" if name == PAPER else "peer",
+        (str(BENCHMARKS / "serve_peer.py"), name, checkpoint, str(shared)),
+        on_gpu=peer.on_gpu,
+        not_run=why_no_gpu() if peer.on_gpu else None,
+    )
 
 
 def _export_plainly(checkpoint: str, shared: Path, side_px: int, say: Callable[[str], None]) -> None:

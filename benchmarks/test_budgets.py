@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from breastseg_benchmark.budgets import Budget, judge, read_budgets
-from breastseg_benchmark.entrants import NO_GPU
+from breastseg_benchmark.implementations import NO_GPU
 from breastseg_benchmark.results import Results
 from breastseg_benchmark.tables import verdict_text
 

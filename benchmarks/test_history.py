@@ -28,10 +28,10 @@ def only_in_the_long_form(pytestconfig: pytest.Config) -> None:
 
 
 @pytest.mark.benchmark(group="edge channel 512 x 512")
-@pytest.mark.parametrize("way", [edge_channel, filter2d_edge], ids=["fft", "filter2d"])
-def test_edge_channel(benchmark: Any, way: Any) -> None:
+@pytest.mark.parametrize("edge", [edge_channel, filter2d_edge], ids=["fft", "filter2d"])
+def test_edge_channel(benchmark: Any, edge: Any) -> None:
     frame = rgb_frame(phantom_frame(0, SIZE_PX).frame, SIZE_PX)
-    benchmark.pedantic(way, (frame, GaborParameters()), rounds=ROUNDS, warmup_rounds=WARM_UP)
+    benchmark.pedantic(edge, (frame, GaborParameters()), rounds=ROUNDS, warmup_rounds=WARM_UP)
 
 
 @pytest.mark.benchmark(group="frame to mask")

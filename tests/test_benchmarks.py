@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from breastseg_deploy.contract import rgb_batch
+from breastseg_deploy.contract import rgb_batch, rgb_frame
 from breastseg_deploy.errors import MachineError
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.preprocess.gabor import GaborParameters, edge_channel_reference
@@ -59,7 +59,7 @@ def test_a_bundles_path_is_not_taken_for_a_test(tmp_path: Path) -> None:
 def test_benchmarks_are_not_shared_out_among_processes() -> None:
     done = pytest_of_its_own("--benchmark", "--collect-only", "--numprocesses", "2")
     assert done.returncode == 4
-    assert "--benchmark measures one thing at a time, got --numprocesses; leave it away" in done.stderr
+    assert "--benchmark measures one thing at a time, got --numprocesses; omit it" in done.stderr
 
 
 def test_the_flag_is_no_shorthand_for_another_plugins_option() -> None:
@@ -77,28 +77,47 @@ def _peers_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_peer_has_a_module_that_says_how_it_is_opened() -> None:
     from peers import PEERS
 
-    modules = {path.stem for path in (ROOT / "benchmarks" / "peers").glob("*.py")}
-    assert PEERS.keys() <= modules
-    for name in PEERS:
-        assert (
-            "def open_peer(setting: Setting) -> Segment:" in (ROOT / "benchmarks" / "peers" / f"{name}.py").read_text()
-        )
+    for peer in PEERS.values():
+        module = ROOT / "benchmarks" / "peers" / f"{peer.module}.py"
+        assert "def open_peer(setting: Setting, variant: str) -> Segment:" in module.read_text()
+        assert not peer.variant or f'"{peer.variant}"' in module.read_text()
 
 
 @pytest.mark.usefixtures("_peers_on_the_path")
 def test_the_papers_edge_channel_is_the_reference() -> None:
     from peers.opencv_front import filter2d_edge
 
-    frame = rgb_batch(phantom_frame(0, (64, 64)).frame, (64, 64))[0]
+    frame = rgb_frame(phantom_frame(0, (64, 64)).frame, (64, 64))
     expected = edge_channel_reference(frame, GaborParameters())
     np.testing.assert_allclose(filter2d_edge(frame, GaborParameters()), expected, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_peers_on_the_path")
+def test_the_gpu_peers_preprocessing_is_that_of_the_cpu_peers() -> None:
+    import torch
+
+    from peers.opencv_front import opencv_tensor
+    from peers.torch_front import TorchFront
+
+    frames = rgb_batch([phantom_frame(number, (64, 96)).frame for number in range(2)], (64, 96))
+    tensor = TorchFront(GaborParameters())(torch.from_numpy(frames)).numpy()
+    np.testing.assert_allclose(tensor, opencv_tensor(frames, GaborParameters()), atol=1e-5)
+
+
+@pytest.mark.usefixtures("_peers_on_the_path")
+def test_no_peer_on_a_gpu_filters_on_the_cpu() -> None:
+    from peers import PEERS
+
+    for peer in PEERS.values():
+        if peer.on_gpu:
+            assert "TorchFront" in (ROOT / "benchmarks" / "peers" / f"{peer.module}.py").read_text()
 
 
 @pytest.mark.usefixtures("_peers_on_the_path")
 def test_the_papers_pipeline_gives_the_references_mask(tmp_path: Path) -> None:
     from peers import PAPER, PEERS, REFERENCE, Setting
 
-    frames = rgb_batch(phantom_frame(0, (64, 64)).frame, (64, 64))
+    frames = rgb_batch([phantom_frame(0, (64, 64)).frame], (64, 64))
     np.save(tmp_path / "frames.npy", frames)
     setting = Setting("demo", tmp_path, tmp_path / "frames.npy")
     assert setting.size_px == (64, 64)
@@ -113,14 +132,20 @@ def test_a_peer_without_a_plain_export_says_so(tmp_path: Path) -> None:
     from peers import PEERS, Setting
 
     with pytest.raises(MachineError, match="there is no plain export to start from"):
-        PEERS["onnxruntime_plain"].open(Setting("demo", tmp_path, tmp_path / "frames.npy"))
+        PEERS["onnxruntime"].open(Setting("demo", tmp_path, tmp_path / "frames.npy"))
 
 
 @pytest.mark.usefixtures("_peers_on_the_path")
-def test_logits_become_the_mask_of_their_sigmoid() -> None:
-    from peers.logits import mask_of
+def test_logits_become_the_mask_of_their_sigmoid(tmp_path: Path) -> None:
+    from peers.plain_export import PlainExport
 
-    logits = np.array([[[[-3.0, 0.0], [np.log(0.3 / 0.7), 3.0]]]], np.float32)
-    np.testing.assert_array_equal(mask_of([logits[0][None]], 0.5), [[[0, 1], [0, 1]]])
-    assert mask_of([logits[0][None]], 0.31).tolist() == [[[0, 1], [0, 1]]]
-    assert mask_of([logits[0][None]], 0.29).tolist() == [[[0, 1], [1, 1]]]
+    def masks(threshold: float) -> list[list[list[int]]]:
+        logits = np.array([[[[-3.0, 0.0], [np.log(0.3 / 0.7), 3.0]]]], np.float32)
+        found: list[list[list[int]]] = (
+            PlainExport(tmp_path, threshold, GaborParameters()).masks([logits[0][None]]).tolist()
+        )
+        return found
+
+    assert masks(0.5) == [[[0, 1], [0, 1]]]
+    assert masks(0.31) == [[[0, 1], [0, 1]]]
+    assert masks(0.29) == [[[0, 1], [1, 1]]]

@@ -9,10 +9,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from breastseg_benchmark.entrants import NO_GPU, why_no_gpu
 from breastseg_benchmark.figures import FIGURES, MEMORY_GROWTH, text_of
+from breastseg_benchmark.implementations import NO_GPU, why_no_gpu
 from breastseg_benchmark.results import Part, Results, Row, Verdict
-from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.errors import ArgumentError
 
 GPU, CPU = "gpu", "cpu"
@@ -24,7 +23,7 @@ class Budget(Part):
 
     Attributes:
         name: of the budget.
-        of: a contestant's name, "gpu" or "cpu" for each backend there, or the name of an operation in `Results.extra`.
+        of: an implementation's name, "gpu" or "cpu" for each backend there, or an operation's name in `Results.extra`.
         figure: one of FIGURES, "memory_growth_mb", or a figure in `Results.extra`.
         at_least, at_most: the bound; one of them.
         short: the bound in the short form, for busy machines; None for the same.
@@ -89,7 +88,8 @@ def read_budgets(path: Path) -> tuple[Budget, ...]:
 def judge(results: Results, budgets: Sequence[Budget]) -> tuple[Verdict, ...]:
     """The verdicts, in the order of the budgets; "gpu" and "cpu" give one for each backend there that ran.
 
-    What "cpu" asks of a Dice is asked in float32; INT8 has limits of its own.
+    A Dice that "gpu" or "cpu" asks for is not asked of backends that serve by name only: their precision has limits of
+    its own.
     """
     held = [budget.in_short_form() if results.short else budget for budget in budgets]
     return tuple(verdict for budget in held for verdict in _verdicts(results, budget))
@@ -109,11 +109,7 @@ def _verdicts(results: Results, budget: Budget) -> Iterator[Verdict]:
             yield _of_row(results, budget, row)
         return
     kind = [row for row in results.rows if row.kind == "backend" and row.on_gpu == (budget.of == GPU)]
-    rows = [
-        row
-        for row in kind
-        if not (row.name in BACKENDS and BACKENDS[row.name].by_name_only) or "_dice" not in budget.figure
-    ]
+    rows = [row for row in kind if not row.by_name_only or "_dice" not in budget.figure]
     ran = [row for row in rows if row.not_run is None]
     if not ran:
         yield _verdict(budget, budget.of, None, _why_none(budget.of, rows))
@@ -160,7 +156,7 @@ def _why_missing(results: Results, figure: str) -> str:
         why = papers[0].not_run if papers else "no part of this run"
         return f"the paper's pipeline: {why}"
     if figure == "ratio_to_runtime":
-        return "no backend took part that the runtime takes by itself"
+        return "no backend took part that the runtime chooses by itself"
     if figure.startswith("gpu_"):
         return "the driver does not say"
     return "nothing to measure it on"

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
+from breastseg_deploy.extras import require
+
+_LIBRARIES = ("psutil", "pynvml", "jinja2", "matplotlib")
+"""Of the extra `benchmark`."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +48,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Measure, print tables, write the report; the exit code is 1 where a budget is missed, 4 where nothing runs."""
+    """Measure, print tables, write the report; the exit code is 1 where a budget is missed, 4 where nothing runs.
+
+    Raises:
+        MachineError: the extra `benchmark` is not installed.
+        OutputError: there is no folder for the report.
+    """
+    for library in _LIBRARIES:  # before minutes of measuring
+        require(library, "benchmark")
     from breastseg_benchmark.budgets import judge, read_budgets
-    from breastseg_benchmark.growing import GrowthPlan
+    from breastseg_benchmark.growth import GrowthPlan
     from breastseg_benchmark.measure import Plan, measure
     from breastseg_benchmark.report import report_html
-    from breastseg_benchmark.tables import contestants_text, verdict_text, verdicts_text
+    from breastseg_benchmark.tables import implementations_text, verdict_text, verdicts_text
     from breastseg_deploy.errors import OutputError
     from breastseg_deploy.storage import write_whole
 
@@ -77,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(results.model_dump(mode="json"))
     else:
-        print(contestants_text(results))
+        print(implementations_text(results))
         if results.verdicts:
             print("\n" + verdicts_text(results.verdicts))
     missed = [verdict_text(verdict) for verdict in results.verdicts if verdict.status == "missed"]

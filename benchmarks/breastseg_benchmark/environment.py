@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from breastseg_deploy.processor import this_processor
 
 from breastseg_deploy.nvidia import NoGpu, look_for_gpu
 from breastseg_deploy.version import __version__
@@ -26,15 +26,15 @@ def now() -> str:
 
 def environment() -> dict[str, str]:
     """Facts by name, in the order of a table."""
-    found = look_for_gpu()
+    found, processor = look_for_gpu(), this_processor()
     facts = {
-        "processor": f"{_processor()}, {_cores()} cores for this process",
+        "processor": f"{processor.name}, {processor.cores} cores for this process",
         "gpu": f"none: {found.reason}" if isinstance(found, NoGpu) else str(found),
         "system": platform.platform(),
         "python": platform.python_version(),
         "breastseg-deploy": __version__,
         **_versions(),
-        **_set(os.environ),
+        **{name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
     if hasattr(os, "getloadavg"):
         facts["load before the run"] = f"{os.getloadavg()[0]:.1f} processes on average over a minute"
@@ -49,20 +49,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _set(variables: Mapping[str, str]) -> dict[str, str]:
-    return {name: variables[name] for name in _VARIABLES if name in variables}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

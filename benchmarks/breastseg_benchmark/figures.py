@@ -1,4 +1,4 @@
-"""The figures of a contestant that a budget or a table can name: where they stand, and how they are written."""
+"""The figures of an implementation that a budget or a table can name: where they stand, and how they are written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def resident_peak_gb(row: Row) -> float | None:
 
 
 def gpu_process_gb(row: Row) -> float | None:
-    """The most that the process held of the GPU, in 10^9 bytes."""
+    """What the process held of the GPU, in 10^9 bytes."""
     return None if row.memory is None else _scaled(row.memory.gpu_process_bytes)
 
 
@@ -51,7 +51,7 @@ def ratio_to_paper(row: Row) -> float | None:
 
 
 def ratio_to_runtime(row: Row) -> float | None:
-    """Its time over that of the backend which the runtime takes by itself, median over pairs."""
+    """Its time over that of the backend that the runtime chooses by itself, median over pairs."""
     return None if row.ratio_to_runtime is None else row.ratio_to_runtime.median
 
 

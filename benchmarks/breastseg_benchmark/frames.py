@@ -22,7 +22,7 @@ PHANTOMS = 10
 
 @dataclass(frozen=True)
 class BenchmarkFrames:
-    """What every contestant segments.
+    """What every implementation segments.
 
     Attributes:
         description: in words.

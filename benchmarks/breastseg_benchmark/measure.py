@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from breastseg_benchmark.agreement import agreement
-from breastseg_benchmark.contestants import OPEN_TIMEOUT_S, Contestant, NotRunError, Running, Timed, in_turn, seconds_of
-from breastseg_benchmark.entrants import backend_contestants, runtime_contestant
 from breastseg_benchmark.environment import environment, now
 from breastseg_benchmark.frames import BenchmarkFrames, benchmark_frames, decoding
-from breastseg_benchmark.growing import GrowthPlan, measure_growth
-from breastseg_benchmark.results import BundleFacts, Distribution, Ratio, Results, Row
-from breastseg_deploy.backends.registry import BACKENDS
+from breastseg_benchmark.growth import GrowthPlan, measure_growth
+from breastseg_benchmark.implementations import Implementation, backend_implementations, runtime_implementation
+from breastseg_benchmark.process import OPEN_TIMEOUT_S, NotRunError, Process, Timed, in_turn, seconds_of
+from breastseg_benchmark.results import Agreement, BundleFacts, Distribution, Memory, Ratio, Results, Row
 from breastseg_deploy.backends.select import AUTO
 from breastseg_deploy.bundle import Bundle
 
@@ -36,14 +34,14 @@ class Plan:
         frames: folder of frames, or None for phantoms.
         bit_depth: of uint16 files.
         most_frames: of the folder, the first ones; None for all.
-        rounds: calls of each contestant.
+        rounds: calls of each implementation.
         backends: names; empty for all that the runtime knows.
         reference: the float32 reference, whose masks every Dice is against; without it the bundle's goldens are.
         paper: the paper's pipeline.
         peers: others, each measured in turn with the runtime.
         growth: how growth is measured.
         short: whether absolute figures are held to no budget.
-        timeout_s: longest wait for one answer of a contestant.
+        timeout_s: longest wait for one answer of an implementation.
     """
 
     bundle: Path
@@ -53,9 +51,9 @@ class Plan:
     most_frames: int | None = None
     rounds: int = 30
     backends: tuple[str, ...] = ()
-    reference: Contestant | None = None
-    paper: Contestant | None = None
-    peers: tuple[Contestant, ...] = ()
+    reference: Implementation | None = None
+    paper: Implementation | None = None
+    peers: tuple[Implementation, ...] = ()
     growth: GrowthPlan = field(default_factory=GrowthPlan)
     short: bool = False
     timeout_s: float = OPEN_TIMEOUT_S
@@ -72,17 +70,19 @@ def measure(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Results:
         BackendError: a backend that nobody knows.
         BundleError: the bundle is missing, incomplete or altered.
         FrameError: no frames, or frames that break the bundle's contract.
-        MachineError: OpenCV is not installed.
+        MachineError: a library of the extra `benchmark` or OpenCV is not installed.
     """
     bundle = Bundle.open(plan.bundle)
     facts = environment()
-    backends = backend_contestants(bundle, plan.backends)
+    backends = backend_implementations(bundle, plan.backends)
     with tempfile.TemporaryDirectory(prefix="breastseg-benchmark-") as place:
         scratch = Path(place)
         frames = benchmark_frames(bundle, plan.frames, scratch / "frames", plan.bit_depth, plan.most_frames)
         run = _Run(plan, frames, scratch, say)
-        runtime = run.chosen_backend(backends)
-        rows = run.backends_and_paper(backends, runtime) + run.peers(runtime)
+        runtime = runtime_choice(backends, run.chosen_by_auto)
+        rows = run.rows([*backends, *([plan.paper] if plan.paper else [])], runtime)
+        for peer in plan.peers:
+            rows += run.rows([peer], runtime)
         growth = None
         if not plan.growth.is_empty and runtime is not None:
             say(f"growth of {runtime.name}: batches, sizes, memory over {plan.growth.frames} frames")
@@ -102,6 +102,22 @@ def measure(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Results:
         )
 
 
+def runtime_choice(
+    backends: Sequence[Implementation], chosen_by_auto: Callable[[], str | None]
+) -> Implementation | None:
+    """The one of these backends that the runtime chooses by itself here; None where it chooses none of them.
+
+    Args:
+        backends: that take part.
+        chosen_by_auto: the name that the runtime chooses, among all backends; asked only where there is a choice.
+    """
+    usable = {one.name: one for one in backends if one.not_run is None and not one.by_name_only}
+    if len(usable) < 2:
+        return next(iter(usable.values()), None)
+    chosen = chosen_by_auto()
+    return None if chosen is None else usable.get(chosen, next(iter(usable.values())))
+
+
 def _bundle_facts(bundle: Bundle) -> BundleFacts:
     manifest = bundle.manifest
     return BundleFacts(
@@ -113,19 +129,15 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
     )
 
 
-def _idle(contestant: Contestant, why: str) -> Row:
-    return Row(name=contestant.name, kind=contestant.kind, on_gpu=contestant.on_gpu, not_run=why)
-
-
 @dataclass(frozen=True)
-class _Ready:
-    """A contestant that is loaded and has segmented every frame once."""
+class _Alone:
+    """What an implementation showed while no other process was there."""
 
-    running: Running
     open_s: float
     facts: Mapping[str, str]
     first_frame_s: float
     masks: NDArray[np.uint8]
+    memory: Memory
 
 
 class _Run:
@@ -139,48 +151,35 @@ class _Run:
         np.save(self._file, frames.rgb)
         self._references = self._reference_masks(frames.references)
 
-    def chosen_backend(self, backends: Sequence[Contestant]) -> Contestant | None:
-        """The one of these that the runtime takes by itself here; None where it takes none of them."""
-        usable = {one.name: one for one in backends if one.not_run is None and not BACKENDS[one.name].by_name_only}
-        if len(usable) < 2:
-            return next(iter(usable.values()), None)
+    def chosen_by_auto(self) -> str | None:
+        """Name of the backend that the runtime chooses by itself; None where it cannot open the bundle."""
         try:
-            with Running(runtime_contestant(self._plan.bundle, AUTO), self._file, self._plan.timeout_s) as running:
-                chosen = running.open()[1]["backend"]
+            with self._process(runtime_implementation(self._plan.bundle, AUTO)) as process:
+                return process.open()[1]["backend"]
         except NotRunError as err:
             self._say(f"the runtime cannot choose a backend: {err}")
             return None
-        return usable.get(chosen, next(iter(usable.values())))
 
-    def backends_and_paper(self, backends: Sequence[Contestant], runtime: Contestant | None) -> list[Row]:
-        """Rows of all backends and of the paper's pipeline, measured in turn."""
-        entrants = list(backends) + ([self._plan.paper] if self._plan.paper else [])
-        return self._rows(entrants, runtime.name if runtime else None)
-
-    def peers(self, runtime: Contestant | None) -> list[Row]:
-        """Rows of the peers, each in turn with the runtime; the runtime stays loaded, the peers come and go."""
-        usable = any(peer.not_run is None for peer in self._plan.peers)
-        with ExitStack() as stack:
-            beside: dict[str, Running] = {}
-            if runtime is not None and usable:
-                process = stack.enter_context(self._process(runtime))
-                with suppress(NotRunError):  # it ran a moment ago; without it there are no ratios
-                    process.open()
-                    process.time(0)
-                    beside[runtime.name] = process
-            return [self._peer(peer, beside, runtime.name if runtime else None) for peer in self._plan.peers]
-
-    def _peer(self, peer: Contestant, beside: Mapping[str, Running], runtime: str | None) -> Row:
-        if peer.not_run is not None:
-            return _idle(peer, peer.not_run)
-        self._say(f"loading {peer.name}")
-        try:
-            with self._process(peer) as process:
-                ready = self._prepare(process)
-                calls, lost = self._calls({**beside, peer.name: process})
-                return self._row(peer, ready, calls, runtime) if peer.name in calls else _idle(peer, lost[peer.name])
-        except NotRunError as err:
-            return _idle(peer, str(err))
+    def rows(self, group: Sequence[Implementation], runtime: Implementation | None) -> list[Row]:
+        """Rows of a group, in its order: each is alone first, then all are called in turn with the runtime's choice."""
+        alone: dict[str, _Alone] = {}
+        failed: dict[str, str] = {}
+        for one in group:
+            try:
+                alone[one.name] = self._alone(one)
+            except NotRunError as err:
+                failed[one.name] = str(err)
+        together = [one for one in group if one.name in alone]
+        if together and runtime is not None and runtime not in group:
+            together.append(runtime)
+        calls, failed_in_turn = self._calls(together) if together else ({}, {})
+        failed |= failed_in_turn
+        return [
+            self._row(one, alone[one.name], calls, runtime)
+            if one.name in calls
+            else _row_not_run(one, failed[one.name])
+            for one in group
+        ]
 
     def _reference_masks(self, known: Sequence[NDArray[np.uint8] | None]) -> Sequence[NDArray[np.uint8] | None]:
         reference = self._plan.reference
@@ -188,71 +187,79 @@ class _Run:
             return known
         self._say(f"masks of the {reference.name}")
         try:
-            with Running(reference, self._file, self._plan.timeout_s) as running:
-                running.open()
-                return list(running.masks(self._scratch))
+            with self._process(reference) as process:
+                process.open()
+                return list(process.masks(self._scratch))
         except NotRunError as err:
             self._say(f"the {reference.name} cannot run ({err}); Dice is against the bundle's goldens")
             return known
 
-    def _rows(self, entrants: Sequence[Contestant], runtime: str | None) -> list[Row]:
-        """Load them all, call them in turn, and make their rows, in the order given."""
-        lost = {one.name: one.not_run for one in entrants if one.not_run is not None}
-        with ExitStack() as stack:
-            ready: dict[str, _Ready] = {}
-            for one in entrants:
-                if one.name in lost:
-                    continue
-                self._say(f"loading {one.name}")
+    def _alone(self, one: Implementation) -> _Alone:
+        """Load it with no other process beside it, segment every frame once, and read its memory.
+
+        A GPU backend of the runtime also runs every batch size before: the budget is for all of them.
+
+        Raises:
+            NotRunError: it cannot run here.
+        """
+        if one.not_run is not None:
+            raise NotRunError(one.not_run)
+        self._say(f"{one.name} alone")
+        with self._process(one) as process:
+            open_s, facts = process.open()
+            first = process.time(0)
+            masks = process.masks(self._scratch)
+            for batch in self._plan.growth.batches if one.on_gpu and one.kind == "backend" else ():
+                process.time(0, batch)
+            return _Alone(open_s, facts, first.seconds, masks, process.memory())
+
+    def _calls(self, group: Sequence[Implementation]) -> tuple[dict[str, list[Timed]], dict[str, str]]:
+        """Load all of them and call them in turn: calls by name, and why some have none."""
+        rounds, failed = self._plan.rounds, {}
+        with ExitStack() as stack, tqdm(total=rounds, desc="rounds", disable=not sys.stderr.isatty()) as bar:
+            callers = {}
+            for one in group:
                 try:
-                    ready[one.name] = self._prepare(stack.enter_context(self._process(one)))
+                    process = stack.enter_context(self._process(one))
+                    process.open()
+                    process.time(0)
+                    callers[one.name] = process.time_in_turn
                 except NotRunError as err:
-                    lost[one.name] = str(err)
-            calls, lost_in_turn = self._calls({name: one.running for name, one in ready.items()})
-            lost |= lost_in_turn
-            return [
-                self._row(one, ready[one.name], calls, runtime) if one.name in calls else _idle(one, lost[one.name])
-                for one in entrants
-            ]
+                    failed[one.name] = str(err)
+            self._say(f"{rounds} rounds of {', '.join(callers) or 'nothing'}")
+            calls, failed_in_turn = in_turn(callers, rounds, self._count, bar.update)
+        return calls, failed | failed_in_turn
 
-    def _calls(self, running: Mapping[str, Running]) -> tuple[dict[str, list[Timed]], dict[str, str]]:
-        """Calls in turn by name, and why some have none."""
-        lost: dict[str, str] = {}
-        self._say(f"{self._plan.rounds} rounds of {', '.join(running) or 'nothing'}")
-        with tqdm(total=self._plan.rounds, desc="rounds", disable=not sys.stderr.isatty()) as bar:
-            calls = in_turn(
-                running, self._plan.rounds, self._count, lambda name, err: lost.update({name: str(err)}), bar.update
-            )
-        return calls, lost
+    def _process(self, implementation: Implementation) -> Process:
+        return Process(implementation, self._file, self._plan.timeout_s)
 
-    def _process(self, contestant: Contestant) -> Running:
-        return Running(contestant, self._file, self._plan.timeout_s)
-
-    def _prepare(self, running: Running) -> _Ready:
-        open_s, facts = running.open()
-        first = running.time(0)
-        return _Ready(running, open_s, facts, first.seconds, running.masks(self._scratch))
-
-    def _row(self, one: Contestant, ready: _Ready, calls: Mapping[str, list[Timed]], runtime: str | None) -> Row:
+    def _row(
+        self, one: Implementation, alone: _Alone, calls: Mapping[str, list[Timed]], runtime: Implementation | None
+    ) -> Row:
         own = calls[one.name]
         seconds = seconds_of(own)
-        paper = self._plan.paper.name if self._plan.paper else None
 
-        def ratio(other: str | None) -> Ratio | None:
-            return Ratio.of(seconds, seconds_of(calls[other])) if other in calls and other is not None else None
+        def ratio_to(other: Implementation | None) -> Ratio | None:
+            beside = calls.get(other.name) if other is not None else None
+            return Ratio.of(seconds, seconds_of(beside)) if beside is not None else None
 
         return Row(
             name=one.name,
             kind=one.kind,
             on_gpu=one.on_gpu,
-            detail=ready.facts.get("detail", ""),
-            open_s=ready.open_s,
-            first_frame_s=ready.first_frame_s,
+            by_name_only=one.by_name_only,
+            detail=alone.facts.get("detail", ""),
+            open_s=alone.open_s,
+            first_frame_s=alone.first_frame_s,
             latency=Distribution.of(seconds),
             stages_s={stage: median(call.stages_s[stage] for call in own) for stage in own[0].stages_s},
-            agreement=agreement(list(ready.masks), self._references),
-            truth=agreement(list(ready.masks), self._truths),
-            memory=ready.running.memory(),
-            ratio_to_paper=ratio(paper),
-            ratio_to_runtime=ratio(runtime),
+            agreement=Agreement.of(list(alone.masks), self._references),
+            truth=Agreement.of(list(alone.masks), self._truths),
+            memory=alone.memory,
+            ratio_to_paper=ratio_to(self._plan.paper),
+            ratio_to_runtime=ratio_to(runtime),
         )
+
+
+def _row_not_run(one: Implementation, why: str) -> Row:
+    return Row(name=one.name, kind=one.kind, on_gpu=one.on_gpu, by_name_only=one.by_name_only, not_run=why)

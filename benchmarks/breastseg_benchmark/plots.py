@@ -1,98 +1,146 @@
-"""The report's plots of a run, as figures with captions; a plot that has nothing to show is an empty string."""
+"""The report's plots as SVG by matplotlib: text stays text, and the same run gives the same bytes."""
 
 from __future__ import annotations
 
-from html import escape
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from breastseg_benchmark.results import Distribution, Growth, Results, Row
-from breastseg_benchmark.svg import Bar, Series, Strip, bar_plot, line_plot, strip_plot
+from breastseg_benchmark.results import BatchPoint, Distribution, Growth, Results, Row, SizePoint
+from breastseg_deploy.extras import require
 
-_Point = tuple[float, float]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
+_WIDTH_IN = 5.0
+_HEIGHT_IN = 3.1
+_ROW_IN, _FRAME_IN, _LEGEND_IN = 0.42, 0.9, 0.6
+"""Height of a plot with a row for each implementation: one row, and what stands around the rows."""
 
-def _figure(caption: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
-
-
-def _measured(results: Results) -> list[tuple[Row, Distribution]]:
-    return [(row, row.latency) for row in results.rows if row.latency is not None]
-
-
-def latency_plot(results: Results) -> str:
-    """Every call of every contestant."""
-    strips = [
-        Strip(
-            row.name,
-            [1000 * seconds for seconds in latency.seconds],
-            [("p50", 1000 * latency.p50_s), ("p95", 1000 * latency.p95_s), ("p99", 1000 * latency.p99_s)],
-        )
-        for row, latency in _measured(results)
-    ]
-    return _figure("Every call", strip_plot("latency by contestant", "milliseconds", strips)) if strips else ""
-
-
-def peer_plot(results: Results) -> str:
-    """Everybody's time as a multiple of the runtime's."""
-    bars = [
-        Bar(row.name, [("time", row.ratio_to_runtime.median)], f"{row.ratio_to_runtime.median:.2f}")
-        for row in results.rows
-        if row.ratio_to_runtime is not None and row.name != results.runtime
-    ]
-    if not bars:
-        return ""
-    label = "time as a multiple of the runtime's"
-    return _figure("Against the runtime (the line at 1)", bar_plot(label, label, bars, line_at=1.0))
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.88",
+    "axes.axisbelow": True,
+}
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def stage_plot(results: Results) -> str:
-    """Where each backend's time goes."""
-    bars = [
-        Bar(row.name, [(stage, 1000 * seconds) for stage, seconds in row.stages_s.items() if stage != "total"])
-        for row in results.rows
-        if row.stages_s
-    ]
-    return _figure("Where the time goes", bar_plot("stages by backend", "milliseconds", bars)) if bars else ""
+Plot = tuple[str, str]
+"""Caption and SVG."""
 
 
-def growth_plots(growth: Growth) -> str:
-    """All of them, side by side where the page is wide enough."""
-    plots = _batch_plots(growth) + _size_plots(growth) + _memory_plot(growth)
-    return f'<div class="plots">{"".join(plots)}</div>' if plots else ""
+def plots(results: Results) -> dict[str, list[Plot]]:
+    """By section of the page; a section is empty where nothing was measured for it."""
+    called = [(row, row.latency) for row in results.rows if row.latency is not None]
+    compared = [row for row in results.rows if row.ratio_to_runtime is not None and row.name != results.runtime]
+    staged = [row for row in results.rows if row.stages_s]
+    found: dict[str, list[Plot]] = {"latency": [], "peers": [], "stages": [], "growth": []}
+    if called:
+        found["latency"] = [_plot("Every call", partial(_latency, rows=called), _height_in(called))]
+    if compared:
+        caption = "Against the runtime (the line at 1)"
+        found["peers"] = [_plot(caption, partial(_ratios, rows=compared), _height_in(compared))]
+    if staged:
+        found["stages"] = [_plot("Where the time goes", partial(_stages, rows=staged), _LEGEND_IN + _height_in(staged))]
+    if results.growth is not None:
+        found["growth"] = _growth(results.growth)
+    return found
 
 
-def _batch_plots(growth: Growth) -> list[str]:
-    """Time and memory against the batch."""
-    if not growth.batches:
-        return []
-    per_frame = [(float(one.batch), 1000 * one.latency.p50_s / one.batch) for one in growth.batches]
-    peaks = [(float(one.batch), one.resident_peak_bytes / 1e6) for one in growth.batches if one.resident_peak_bytes]
-    return _time_and_memory("batch", "batch", per_frame, peaks)
+def _plot(caption: str, draw: Callable[[Axes], None], height_in: float = _HEIGHT_IN) -> Plot:
+    """Draw one plot. Its SVG names things by a hash of them and of the caption, so no two plots of a page collide."""
+    matplotlib, figures = require("matplotlib", "benchmark"), require("matplotlib.figure", "benchmark")
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": caption}):
+        figure = figures.Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+        draw(figure.subplots())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={**_NO_METADATA, "Title": caption})
+    svg = text.getvalue()
+    return caption, svg[svg.index("<svg") :].strip()
 
 
-def _size_plots(growth: Growth) -> list[str]:
-    """Time and memory against the frame's side; nothing with fewer than two sizes."""
-    if len(growth.sizes) < 2:
-        return []
-    times = [(float(one.size_px[1]), 1000 * one.latency.p50_s) for one in growth.sizes]
-    peaks = [(float(one.size_px[1]), one.resident_peak_bytes / 1e6) for one in growth.sizes if one.resident_peak_bytes]
-    return _time_and_memory("frame size", "side of the frame, px", times, peaks)
+def _height_in(rows: Sequence[object]) -> float:
+    return _ROW_IN * len(rows) + _FRAME_IN
 
 
-def _time_and_memory(against: str, label: str, times: list[_Point], peaks: list[_Point]) -> list[str]:
-    marks = [x for x, _ in times]
-    time = line_plot(f"time against {against}", label, "ms per frame", [Series("", times)], marks)
-    plots = [_figure(f"Time against {against}", time)]
-    if peaks:
-        memory = line_plot(f"memory against {against}", label, "resident peak, MB", [Series("", peaks)], marks)
-        plots.append(_figure(f"Memory against {against}", memory))
-    return plots
+def _latency(axes: Axes, rows: Sequence[tuple[Row, Distribution]]) -> None:
+    """A dot for each call, a row for each implementation, marks at the percentiles."""
+    for place, (_, latency) in enumerate(rows):
+        axes.plot([1000 * one for one in latency.seconds], [place] * len(latency.seconds), "o", alpha=0.45)
+        marks = [1000 * one for one in (latency.p50_s, latency.p95_s, latency.p99_s)]
+        axes.plot(marks, [place] * len(marks), "|", color="black", markersize=14, markeredgewidth=1.5)
+    _name_rows(axes, [row.name for row, _ in rows])
+    axes.set(xlabel="milliseconds", xlim=(0, None))
 
 
-def _memory_plot(growth: Growth) -> list[str]:
-    """Resident memory over frames."""
-    if growth.memory is None:
-        return []
-    resident = growth.memory.resident_bytes
-    step = growth.memory.frames / max(1, len(resident) - 1)
-    points = [(step * number, bytes_ / 1e6) for number, bytes_ in enumerate(resident)]
-    return [_figure("Memory over frames", line_plot("resident memory", "frames", "resident, MB", [Series("", points)]))]
+def _ratios(axes: Axes, rows: Sequence[Row]) -> None:
+    """Each time as a multiple of the runtime's."""
+    ratios = [row.ratio_to_runtime.median for row in rows if row.ratio_to_runtime is not None]
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the line at 1 runs through some of them
+    axes.bar_label(axes.barh(range(len(rows)), ratios, height=0.55), fmt="%.2f", padding=4, bbox=behind)
+    axes.axvline(1, color="black")
+    _name_rows(axes, [row.name for row in rows])
+    axes.set(xlabel="time / the runtime's time", xlim=(0, 1.15 * max([1.0, *ratios])))
+
+
+def _stages(axes: Axes, rows: Sequence[Row]) -> None:
+    """Each backend's stages end to end."""
+    stages = dict.fromkeys(stage for row in rows for stage in row.stages_s if stage != "total")
+    ends = [0.0] * len(rows)
+    for stage in stages:
+        lengths = [1000 * row.stages_s.get(stage, 0.0) for row in rows]
+        axes.barh(range(len(rows)), lengths, left=ends, height=0.55, label=stage)
+        ends = [end + length for end, length in zip(ends, lengths, strict=True)]
+    _name_rows(axes, [row.name for row in rows])
+    axes.set(xlabel="milliseconds")
+    axes.figure.legend(loc="outside upper center", ncols=3, frameon=False)
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """From top to bottom."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+
+
+def _growth(growth: Growth) -> list[Plot]:
+    """Time and memory against the batch and against the frame's side, and memory over frames."""
+    found: list[Plot] = []
+    if growth.batches:
+        milliseconds = [1000 * one.latency.p50_s / one.batch for one in growth.batches]
+        found += _time_and_memory("batch", [one.batch for one in growth.batches], milliseconds, growth.batches)
+    if len(growth.sizes) > 1:
+        milliseconds = [1000 * one.latency.p50_s for one in growth.sizes]
+        sides = [one.size_px[1] for one in growth.sizes]
+        found += _time_and_memory("side of the frame, px", sides, milliseconds, growth.sizes)
+    if growth.memory is not None:
+        resident_mb = [one / 1e6 for one in growth.memory.resident_bytes]
+        step = growth.memory.frames / max(1, len(resident_mb) - 1)
+        frames = [step * number for number in range(len(resident_mb))]
+        found.append(_line("Memory over frames", "frames", "resident, MB", frames, resident_mb))
+    return found
+
+
+def _time_and_memory(
+    label: str, across: Sequence[float], milliseconds: Sequence[float], points: Sequence[BatchPoint | SizePoint]
+) -> list[Plot]:
+    found = [_line(f"Time against {label}", label, "ms per frame", across, milliseconds)]
+    peaks_mb = [one.resident_peak_bytes / 1e6 for one in points if one.resident_peak_bytes is not None]
+    if len(peaks_mb) == len(points):
+        found.append(_line(f"Memory against {label}", label, "resident peak, MB", across, peaks_mb))
+    return found
+
+
+def _line(caption: str, x: str, y: str, across: Sequence[float], up: Sequence[float]) -> Plot:
+    """A line with its points; both axes begin at 0."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(across, up, marker="o", markersize=4)
+        axes.set(xlabel=x, ylabel=y, xlim=(0, None), ylim=(0, 1.1 * max(up)))
+
+    return _plot(caption, draw)

@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None):
         import pytest
 
-        raise pytest.UsageError("--benchmark measures one thing at a time, got --numprocesses; leave it away")
+        raise pytest.UsageError("--benchmark measures one thing at a time, got --numprocesses; omit it")
     config.option.benchmark_enable = True  # the settings switch it off for the tests
     folder = config.rootpath / FOLDER
     inside = [argument for argument in config.args if _place(config, argument).is_relative_to(folder)]

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+from breastseg_deploy.metrics import dice
+
+Kind = Literal["backend", "paper", "peer"]
+"""Of what is measured: a backend of the runtime, the paper's pipeline or a peer."""
+
+Mask = NDArray[np.uint8]
+"""(H, W), any non-zero value foreground."""
 
 
 class Part(BaseModel):
@@ -71,13 +78,39 @@ class Agreement(Part):
     worst_dice_with_cells: float | None
     mean_dice_without_cells: float | None
 
+    @classmethod
+    def of(cls, masks: Sequence[Mask], references: Sequence[Mask | None]) -> Agreement | None:
+        """Dice of each mask that has a reference; None where no mask has one.
+
+        Args:
+            masks: one for each frame.
+            references: as many; None where there is nothing to compare with.
+        """
+        pairs = [(mask, known) for mask, known in zip(masks, references, strict=True) if known is not None]
+        if not pairs:
+            return None
+        with_cells = [dice(mask, known) for mask, known in pairs if known.any()]
+        without = [dice(mask, known) for mask, known in pairs if not known.any()]
+        return cls(
+            frames=len(pairs),
+            frames_with_cells=len(with_cells),
+            mean_dice=float(np.mean(with_cells + without)),
+            worst_dice=min(with_cells + without),
+            mean_dice_with_cells=float(np.mean(with_cells)) if with_cells else None,
+            worst_dice_with_cells=min(with_cells, default=None),
+            mean_dice_without_cells=float(np.mean(without)) if without else None,
+        )
+
 
 class Memory(Part):
-    """What one contestant took in a process of its own, everything that it loaded included.
+    """What one implementation took in a process of its own, everything that it loaded included.
+
+    In a row it was alone: its process had ended before another began.
 
     Attributes:
         resident_peak_bytes: the most that lay in the host's memory; None where the system does not say.
-        gpu_process_bytes: the most that the whole process held of the GPU, by its driver; None without a GPU.
+        gpu_process_bytes: what the whole process held of the GPU after its calls, by its driver, since allocators keep
+            what they took; None where it computes on no GPU.
         gpu_method: how that was found.
         allocators_bytes: what the libraries' own allocators held of the GPU, by library; contained in the above.
     """
@@ -89,28 +122,30 @@ class Memory(Part):
 
 
 class Row(Part):
-    """One contestant: a backend of the runtime, the paper's pipeline or a peer.
+    """One implementation: a backend of the runtime, the paper's pipeline or a peer.
 
     Attributes:
-        name: of the contestant.
+        name: of the implementation.
         kind: which of these it is.
         on_gpu: whether it computes on a GPU.
+        by_name_only: whether the runtime never chooses it by itself, because its masks are not those in float32.
         not_run: why there are no figures; None where there are.
         detail: what it ran with, in words.
         open_s: from the start of loading until the first frame could be taken: compiling and building included.
         first_frame_s: the first frame after that.
         latency: frame by frame, host uint8 to host mask.
-        stages_s: medians of the contestant's own stages; on a GPU those of the device by CUDA events.
+        stages_s: medians of its own stages; on a GPU those of the device by CUDA events.
         agreement: with the float32 reference.
         truth: with the ground truth, over the frames that have one.
-        memory: of its process.
+        memory: of its process while it was alone.
         ratio_to_paper: its time over that of the paper's pipeline.
         ratio_to_runtime: its time over that of the runtime.
     """
 
     name: str
-    kind: Literal["backend", "paper", "peer"]
+    kind: Kind
     on_gpu: bool = False
+    by_name_only: bool = False
     not_run: str | None = None
     detail: str = ""
     open_s: float | None = None
@@ -155,7 +190,8 @@ class MemoryGrowth(Part):
 
 
 class Growth(Part):
-    """How time and memory of one backend grow; what was left away is empty or None, `not_run` says what failed."""
+    """How time and memory of one backend grow; what was not asked for is empty or None, `not_run` says
+    what failed."""
 
     backend: str
     not_run: str | None = None
@@ -204,9 +240,9 @@ class Results(Part):
         command: that made it.
         environment: processor, versions and load, by name.
         frames: what it was measured on, in words.
-        rounds: calls of each contestant, in turn.
+        rounds: calls of each implementation, in turn.
         short: whether it is the short form, whose absolute figures no budget is held to.
-        runtime: name of the backend that the runtime chooses by itself here; None where none runs.
+        runtime: name of the backend that the runtime chooses by itself here; None where it chooses none.
         decode: seconds to read a frame's file.
         extra: figures of single operations, by whose and which they are.
     """

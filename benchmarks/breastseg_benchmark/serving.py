@@ -1,7 +1,9 @@
-"""The child's side of a measurement: one contestant in a process of its own, asked by lines of JSON.
+"""The child's side of a measurement: one implementation in a process of its own, asked by lines of JSON.
 
-A process of its own keeps libraries from sharing threads, memory and failures: what it holds is what the contestant
+A process of its own keeps libraries from sharing threads, memory and failures: what it holds is what the implementation
 costs. Time is taken here, around the call alone, so asking costs nothing that is measured.
+
+`python -m breastseg_benchmark.serving BUNDLE BACKEND FRAMES` serves the runtime; peers serve themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -18,27 +21,26 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_benchmark.memory import MemoryWatch, reset_peak, resident_bytes, resident_peak_bytes
 from breastseg_deploy.errors import BreastsegError
 
 _REASON_LENGTH = 300
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A contestant's answer to a batch.
+class Segmented:
+    """Masks of a batch.
 
     Attributes:
-        mask: (N, H, W) uint8 on the host, 0 or 1.
-        stages_s: seconds by stage, where it knows its stages.
+        masks: (N, H, W) uint8 on the host, 0 or 1.
+        stages_s: seconds by stage, where the implementation knows its stages.
     """
 
-    mask: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
     stages_s: Mapping[str, float] = field(default_factory=dict)
 
 
-class Contestant(Protocol):
-    """Something that segments.
+class Loaded(Protocol):
+    """A loaded implementation.
 
     Attributes:
         facts: about it, in words, by name.
@@ -46,94 +48,116 @@ class Contestant(Protocol):
 
     facts: Mapping[str, str]
 
-    def __call__(self, rgb: NDArray[np.uint8]) -> Answer:
-        """Segment a batch (N, H, W, 3) uint8; when it returns, the mask lies on the host."""
+    def __call__(self, rgb: NDArray[np.uint8]) -> Segmented:
+        """Segment a batch (N, H, W, 3) uint8; when it returns, the masks lie on the host."""
 
 
-def serve(open_contestant: Callable[[], Contestant], frames: Path) -> int:
+class Runtime:
+    """A bundle opened with a backend, as a scanner does it: with PyTorch nowhere in the process."""
+
+    def __init__(self, bundle: Path, backend: str) -> None:
+        from breastseg_deploy.segmenter import Segmenter
+
+        self._segment = Segmenter.open(bundle, backend)
+        self.facts: Mapping[str, str] = {"backend": self._segment.backend, "detail": self._segment.backend_reason}
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> Segmented:
+        """Segment a batch; see `Loaded`."""
+        results = self._segment.batch(rgb)
+        return Segmented(np.stack([result.mask for result in results]), results[0].timings)
+
+
+def serve(load: Callable[[], Loaded], frames: Path) -> int:
     """Answer requests from stdin until it ends.
 
     Args:
-        open_contestant: loads it.
+        load: of the implementation.
         frames: a .npy file, (F, H, W, 3) uint8.
 
-    Requests are objects with a field "do", answers are objects; a failure is `{"error": ..., "kind": ...}`:
+    Requests are objects with a field "do", answers are objects; a failure is `{"error": ...}`:
         open: {"seconds", "facts"}.
-        time {"start", "count"}: one call on `count` frames from number `start` on, beginning anew after the last:
-            {"seconds", "stages"}.
+        time {"start", "count", "unmeasured_s"}: one call on `count` frames from number `start` on, beginning anew after
+            the last, after unmeasured calls on them for so many seconds: {"seconds", "stages"}.
         masks {"into"}: every frame by itself; writes (F, H, W) uint8 to that .npy file.
-        repeat {"times"}: so many calls of one frame each: {"resident"}, bytes afterwards.
-        peak: {"resident_peak"} since the last question; begins a new peak where the system can.
-        memory: `Memory` as an object.
+        repeat {"times"}: so many calls of one frame each.
+        allocators: bytes that the libraries' own allocators hold of the GPU, by library.
     """
     answers = _own_stdout()
-    desk = _Desk(open_contestant, np.load(frames, mmap_mode="r"))
-    for request in _requests():
+    server = _Server(load, np.load(frames, mmap_mode="r"))
+    for line in sys.stdin:
         try:
-            answer = desk.answer(request)
+            answer = server.answer(json.loads(line))
         except BreastsegError as err:
-            answer = {"error": str(err), "kind": type(err).__name__}
-        except Exception as err:  # a contestant may fail in any way; the run goes on without it
-            reason = " ".join(str(err).split())[:_REASON_LENGTH]
-            answer = {"error": f"{type(err).__name__}: {reason}", "kind": type(err).__name__}
+            answer = {"error": str(err)}
+        except Exception as err:  # an implementation may fail in any way; the run goes on without it
+            answer = {"error": f"{type(err).__name__}: {' '.join(str(err).split())[:_REASON_LENGTH]}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     return 0
 
 
-class _Desk:
+class _Server:
     """Answers requests."""
 
-    def __init__(self, open_contestant: Callable[[], Contestant], frames: NDArray[np.uint8]) -> None:
-        self._open = open_contestant
+    def __init__(self, load: Callable[[], Loaded], frames: NDArray[np.uint8]) -> None:
+        self._load = load
         self._frames = frames
-        self._watch = MemoryWatch()
-        self._contestant: Contestant | None = None
+        self._loaded: Loaded | None = None
         self._next = 0
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         what = request["do"]
         if what == "open":
             started = time.perf_counter()
-            self._contestant = self._open()
-            return {"seconds": time.perf_counter() - started, "facts": dict(self._contestant.facts)}
+            self._loaded = self._load()
+            return {"seconds": time.perf_counter() - started, "facts": dict(self._loaded.facts)}
         if what == "time":
-            answer, seconds = self._call(int(request["start"]), int(request["count"]))
-            return {"seconds": seconds, "stages": dict(answer.stages_s)}
+            start, count = int(request["start"]), int(request["count"])
+            self._unmeasured(start, count, float(request["unmeasured_s"]))
+            segmented, seconds = self._call(start, count)
+            return {"seconds": seconds, "stages": dict(segmented.stages_s)}
         if what == "masks":
-            masks = [self._call(number, 1)[0].mask[0] for number in range(len(self._frames))]
+            masks = [self._call(number, 1)[0].masks[0] for number in range(len(self._frames))]
             np.save(request["into"], np.stack(masks))
-            self._watch.look()
             return {}
         if what == "repeat":
             for _ in range(int(request["times"])):
                 self._call(self._next, 1)
                 self._next += 1
-            return {"resident": resident_bytes()}
-        if what == "peak":
-            peak = resident_peak_bytes()
-            reset_peak()
-            return {"resident_peak": peak}
-        if what == "memory":
-            return self._watch.memory().model_dump()
+            return {}
+        if what == "allocators":
+            return _allocators()
         raise ValueError(f"no request {what!r}")
 
-    def _call(self, start: int, count: int) -> tuple[Answer, float]:
-        if self._contestant is None:
+    def _unmeasured(self, start: int, count: int, seconds: float) -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            self._call(start, count)
+
+    def _call(self, start: int, count: int) -> tuple[Segmented, float]:
+        if self._loaded is None:
             raise ValueError("nothing is open yet")
         chosen = np.array([self._frames[number % len(self._frames)] for number in range(start, start + count)])
         started = time.perf_counter()
-        answer = self._contestant(chosen)
+        segmented = self._loaded(chosen)
         seconds = time.perf_counter() - started
-        wanted = chosen.shape[:3]
-        if answer.mask.shape != wanted or answer.mask.dtype != np.uint8:
-            raise ValueError(f"a mask must be uint8 {wanted}, got {answer.mask.dtype} {answer.mask.shape}")
-        return answer, seconds
+        expected, masks = chosen.shape[:3], segmented.masks
+        if masks.shape != expected or masks.dtype != np.uint8:
+            raise ValueError(f"masks must be uint8 {expected}, got {masks.dtype} {masks.shape}")
+        return segmented, seconds
 
 
-def _requests() -> Iterator[Mapping[str, Any]]:
-    for line in sys.stdin:
-        yield json.loads(line)
+def _allocators() -> dict[str, Any]:
+    """What allocators of libraries that are loaded already hold of the GPU; none is loaded for the question."""
+    held: dict[str, Any] = {}
+    cupy, torch = sys.modules.get("cupy"), sys.modules.get("torch")
+    with suppress(Exception):  # a library without a GPU refuses in ways of its own
+        if cupy is not None and (pool := int(cupy.get_default_memory_pool().total_bytes())):
+            held["cupy"] = pool
+    with suppress(Exception):
+        if torch is not None and torch.cuda.is_available():
+            held["torch"] = int(torch.cuda.max_memory_reserved())
+    return held
 
 
 def _own_stdout() -> TextIO:
@@ -141,3 +165,8 @@ def _own_stdout() -> TextIO:
     pipe = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return os.fdopen(pipe, "w", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _bundle, _backend, _frames = sys.argv[1:]
+    sys.exit(serve(lambda: Runtime(Path(_bundle), _backend), Path(_frames)))

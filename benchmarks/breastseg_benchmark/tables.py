@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from breastseg_benchmark.figures import frames_per_s, resident_peak_gb
-from breastseg_benchmark.results import Agreement, Distribution, Ratio, Results, Row, Verdict
+from breastseg_benchmark.results import Agreement, BatchPoint, Distribution, Ratio, Results, Row, SizePoint, Verdict
 
 NOTHING = "-"
 Table = tuple[tuple[str, ...], ...]
@@ -13,9 +13,11 @@ Table = tuple[tuple[str, ...], ...]
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """Budget, whose, bound, measured, verdict."""
-    head = ("budget", "of", "bound", "measured", "verdict")
-    return head, *((one.budget, one.of, one.bound, one.measured or NOTHING, _status(one)) for one in verdicts)
+    """Budget, whose, bound, measured, where the budget comes from, verdict."""
+    head = ("budget", "of", "bound", "measured", "from", "verdict")
+    return head, *(
+        (one.budget, one.of, one.bound, one.measured or NOTHING, one.source, _status(one)) for one in verdicts
+    )
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -26,27 +28,27 @@ def verdict_text(verdict: Verdict) -> str:
 
 
 def speed_table(rows: Sequence[Row], runtime: str | None) -> Table:
-    """Times of those that ran; columns in which nobody has a figure are left out."""
-    head = ("contestant", "p50", "p95", "p99", "frames/s", "first frame", "open", "time / runtime", "time / paper")
+    """Times of those that ran; columns without a figure are omitted."""
+    head = ("implementation", "p50", "p95", "p99", "frames/s", "first frame", "open", "time / runtime", "time / paper")
     return _without_empty_columns(head, [_speed(row, runtime) for row in rows if row.not_run is None])
 
 
 def quality_table(rows: Sequence[Row], runtime: str | None) -> Table:
-    """Dice and memory of those that ran; columns in which nobody has a figure are left out."""
+    """Dice and memory of those that ran; columns without a figure are omitted."""
     head = (
-        "contestant", "mean Dice", "with cells", "without cells", "worst Dice", "Dice to truth", "with cells, to truth",
-        "host memory", "GPU memory",
+        "implementation", "mean Dice", "with cells", "without cells", "worst Dice", "Dice to truth",
+        "with cells, to truth", "host memory", "GPU memory",
     )  # fmt: skip
     return _without_empty_columns(head, [_quality(row, runtime) for row in rows if row.not_run is None])
 
 
 def not_run_lines(rows: Sequence[Row]) -> list[str]:
-    """Who was not run, and why."""
+    """What was not run, and why."""
     return [f"{row.name}: not run: {row.not_run}" for row in rows if row.not_run is not None]
 
 
 def stage_table(results: Results) -> Table:
-    """Milliseconds by stage, medians, one column for each contestant that knows its stages."""
+    """Milliseconds by stage, medians, one column for each implementation that knows its stages."""
     rows = [row for row in results.rows if row.stages_s]
     stages = list(dict.fromkeys(stage for row in rows for stage in row.stages_s if stage != "total"))
     lines = []
@@ -62,47 +64,32 @@ def stage_table(results: Results) -> Table:
 
 
 def growth_tables(results: Results) -> dict[str, Table]:
-    """By batch, and by frame size; a table that was not measured is left out."""
+    """By batch, and by frame size; a table that was not measured is omitted."""
     growth = results.growth
     tables: dict[str, Table] = {}
     if growth is not None and growth.batches:
-        head = ("batch", "per call", "per frame", "resident peak")
-        tables["batch"] = (
-            head,
-            *(
-                (
-                    str(one.batch),
-                    _ms(one.latency.p50_s),
-                    _ms(one.latency.p50_s / one.batch),
-                    _mb(one.resident_peak_bytes),
-                )
-                for one in growth.batches
-            ),
-        )
+        lines = [_grown(str(one.batch), one, one.batch) for one in growth.batches]
+        tables["batch"] = (("batch", "per call", "per frame", "resident peak"), *lines)
     if growth is not None and growth.sizes:
-        head = ("frame", "per frame", "per megapixel", "resident peak")
-        tables["size"] = (
-            head,
-            *(
-                (
-                    f"{one.size_px[0]} x {one.size_px[1]}",
-                    _ms(one.latency.p50_s),
-                    _ms(one.latency.p50_s / (one.size_px[0] * one.size_px[1] / 1e6)),
-                    _mb(one.resident_peak_bytes),
-                )
-                for one in growth.sizes
-            ),
-        )
+        sizes = [(one, *one.size_px) for one in growth.sizes]
+        lines = [_grown(f"{height} x {width}", one, height * width / 1e6) for one, height, width in sizes]
+        tables["size"] = (("frame", "per frame", "per megapixel", "resident peak"), *lines)
     return tables
 
 
+def _grown(name: str, point: BatchPoint | SizePoint, divisor: float) -> tuple[str, ...]:
+    """A line of a growth table: time, time divided by what grows, memory."""
+    seconds = point.latency.p50_s
+    return name, _ms(seconds), _ms(seconds / divisor), _mb(point.resident_peak_bytes)
+
+
 def verdicts_text(verdicts: Sequence[Verdict]) -> str:
-    """The verdict table for a terminal."""
-    return as_text(verdict_table(verdicts))
+    """The verdict table for a terminal, without where the budgets come from."""
+    return as_text(tuple((*line[:4], line[5]) for line in verdict_table(verdicts)))
 
 
-def contestants_text(results: Results) -> str:
-    """Everybody's figures for a terminal, then who was not run."""
+def implementations_text(results: Results) -> str:
+    """All figures for a terminal, then what was not run."""
     tables = [table(results.rows, results.runtime) for table in (speed_table, quality_table)]
     told = [as_text(table) + "\n" for table in tables if len(table) > 1]
     return "\n".join(told + not_run_lines(results.rows))

@@ -1,8 +1,8 @@
-"""Other ways to run the same weights on the same frames, one small file each. `serve_peer.py` runs one by itself.
+"""Other implementations of the same weights, which the runtime is compared with. `serve_peer.py` runs one by itself.
 
-A peer's module has `open_peer(setting)`, which loads it and returns a function from frames to masks. It imports its
-libraries inside, and raises a MachineError where this machine lacks something. What would distort a peer's memory, such
-as the export that it starts from, runs in another process before.
+A peer's module has `open_peer(setting, variant)`, which loads it and returns a function from frames to masks. It raises
+a MachineError where this machine lacks something. What would distort a peer's memory, such as the export that it starts
+from, runs in another process before.
 """
 
 from __future__ import annotations
@@ -43,10 +43,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer: its module here, its name in the tables, and whether it computes on a GPU."""
+    """A peer.
 
-    module: str
+    Attributes:
+        title: its name in the tables.
+        module: here.
+        variant: of the module.
+        on_gpu: whether it computes on a GPU; written for one, see its row for whether one ran it.
+    """
+
     title: str
+    module: str
+    variant: str = ""
     on_gpu: bool = False
 
     def open(self, setting: Setting) -> Segment:
@@ -56,25 +64,24 @@ class Peer:
             MachineError: this machine lacks something for it.
         """
         found: Any = importlib.import_module(f"peers.{self.module}")
-        segment: Segment = found.open_peer(setting)
+        segment: Segment = found.open_peer(setting, self.variant)
         return segment
 
 
-_ALL = (
-    Peer("reference", "float32 reference"),
-    Peer("paper", "the paper's pipeline"),
-    Peer("torch_channels_last", "PyTorch channels_last"),
-    Peer("torch_compiled", "torch.compile"),
-    Peer("onnxruntime_plain", "ONNX Runtime, plain export"),
-    Peer("openvino_fp32", "OpenVINO FP32"),
-    Peer("openvino_default", "OpenVINO, its own precision"),
-    Peer("openvino_int8", "OpenVINO NNCF INT8"),
-    Peer("torch_fp16_graph", "PyTorch FP16, CUDA graph", on_gpu=True),
-    Peer("torch_tensorrt_fp16", "Torch-TensorRT FP16", on_gpu=True),
-    Peer("onnxruntime_cuda", "ONNX Runtime CUDA", on_gpu=True),
-    Peer("onnxruntime_tensorrt", "ONNX Runtime TensorRT", on_gpu=True),
-)
-
-PEERS: Mapping[str, Peer] = {peer.module: peer for peer in _ALL}
 REFERENCE, PAPER = "reference", "paper"
 """The two that every run measures: what Dice is held against, and what ratios are taken to."""
+
+PEERS: Mapping[str, Peer] = {
+    REFERENCE: Peer("float32 reference", "reference"),
+    PAPER: Peer("the paper's pipeline", "torch_cpu", "eager"),
+    "torch-channels-last": Peer("PyTorch channels_last", "torch_cpu", "channels_last"),
+    "torch-compiled": Peer("torch.compile", "torch_cpu", "compiled"),
+    "onnxruntime": Peer("ONNX Runtime, plain export", "onnxruntime_plain", "cpu"),
+    "openvino-fp32": Peer("OpenVINO FP32", "openvino_plain", "fp32"),
+    "openvino-default": Peer("OpenVINO, its own precision", "openvino_plain", "default"),
+    "openvino-int8": Peer("OpenVINO NNCF INT8", "openvino_plain", "int8"),
+    "torch-fp16-graph": Peer("PyTorch FP16, CUDA graph", "torch_gpu", "graph", on_gpu=True),
+    "torch-tensorrt-fp16": Peer("Torch-TensorRT FP16", "torch_gpu", "tensorrt", on_gpu=True),
+    "onnxruntime-cuda": Peer("ONNX Runtime CUDA", "onnxruntime_plain", "cuda", on_gpu=True),
+    "onnxruntime-tensorrt": Peer("ONNX Runtime TensorRT", "onnxruntime_plain", "tensorrt", on_gpu=True),
+}

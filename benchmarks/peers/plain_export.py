@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from breastseg_deploy.errors import MachineError
 from breastseg_deploy.preprocess.gabor import GaborParameters
@@ -26,6 +32,11 @@ class PlainExport:
     onnx: Path
     threshold: float
     gabor: GaborParameters
+
+    def masks(self, logits: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
+        """(1, 1, H, W) each to (N, H, W) uint8: sigmoid(x) >= t where x >= log(t / (1 - t))."""
+        bound = math.log(self.threshold / (1 - self.threshold))
+        return np.stack([one[0, 0] >= bound for one in logits]).astype(np.uint8)
 
 
 def read_plain_export(shared: Path) -> PlainExport:

@@ -10,8 +10,8 @@ from breastseg_train.network.checkpoint import load_checkpoint
 from peers import Segment, Setting
 
 
-def open_peer(setting: Setting) -> Segment:
-    """Load it."""
+def open_peer(setting: Setting, variant: str) -> Segment:
+    """Load it; it has no variants."""
     checkpoint = load_checkpoint(setting.checkpoint)
     probability = reference(checkpoint.model)
 

@@ -48,7 +48,7 @@ def test_without_a_gpu_its_rows_are_not_run_and_never_passed() -> None:
 
 
 def test_int8_is_held_to_budgets_of_its_own() -> None:
-    rows = row("onnxruntime"), row("openvino-int8", agreement=agreement(worst=0.98))
+    rows = row("onnxruntime"), row("openvino-int8", by_name_only=True, agreement=agreement(worst=0.98))
     (found,) = judge(results(*rows), [budget(figure="worst_dice", at_least=0.9999)])
     assert (found.of, found.status) == ("onnxruntime", "passed")
     found = verdict(results(*rows), of="openvino-int8", figure="worst_dice", at_least=0.99)
@@ -56,7 +56,7 @@ def test_int8_is_held_to_budgets_of_its_own() -> None:
 
 
 def test_int8_is_held_to_the_memory_of_all_backends() -> None:
-    heavy = row("openvino-int8", memory=Memory(resident_peak_bytes=5000 * MB))
+    heavy = row("openvino-int8", by_name_only=True, memory=Memory(resident_peak_bytes=5000 * MB))
     found = judge(results(row("onnxruntime"), heavy), [budget(of="cpu", figure="resident_peak_gb", at_most=4.2)])
     assert {one.of: one.status for one in found} == {"onnxruntime": "passed", "openvino-int8": "missed"}
 

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from breastseg_benchmark.contestants import Contestant
-from breastseg_benchmark.entrants import backend_contestants, why_no_gpu
 from breastseg_benchmark.frames import benchmark_frames, decoding
-from breastseg_benchmark.growing import GrowthPlan
-from breastseg_benchmark.measure import Plan, measure
+from breastseg_benchmark.growth import GrowthPlan
+from breastseg_benchmark.implementations import Implementation, backend_implementations, why_no_gpu
+from breastseg_benchmark.measure import Plan, measure, runtime_choice
 from breastseg_benchmark.results import Results
-from breastseg_deploy.backends.select import LOADERS
+from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.errors import ArgumentError, BackendError
@@ -65,16 +66,24 @@ def test_growth_is_measured_over_batches_sizes_and_frames(measured: Results) -> 
 
 
 def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle: Path) -> None:
-    runtime = backend_contestants(Bundle.open(demo_bundle), ["onnxruntime"])[0]
+    runtime = backend_implementations(Bundle.open(demo_bundle), ["onnxruntime"])[0]
     peers = (
         replace(runtime, name="a twin", kind="peer"),
-        Contestant("a broken one", "peer", ("-c", "raise SystemExit('no weights')")),
-        Contestant("one for a GPU", "peer", (), on_gpu=True, not_run="no GPU"),
+        Implementation("a broken one", "peer", ("-c", "raise SystemExit('no weights')")),
+        Implementation("one for a GPU", "peer", (), on_gpu=True, not_run="no GPU"),
     )
     nothing = GrowthPlan(batches=(), frames=0)
+    said: list[str] = []
     found = measure(
-        Plan(demo_bundle, "a test", most_frames=1, rounds=2, backends=("onnxruntime",), peers=peers, growth=nothing)
+        Plan(demo_bundle, "a test", most_frames=1, rounds=2, backends=("onnxruntime",), peers=peers, growth=nothing),
+        said.append,
     )
+    assert [step for step in said if "onnxruntime" in step or "twin" in step] == [
+        "onnxruntime alone",
+        "2 rounds of onnxruntime",
+        "a twin alone",
+        "2 rounds of a twin, onnxruntime",
+    ]
     _, twin, broken, for_gpu = found.rows
     assert twin.ratio_to_runtime is not None
     assert twin.ratio_to_runtime.pairs == 2
@@ -86,8 +95,8 @@ def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle:
 
 
 def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
-    by_name = {one.name: one for one in backend_contestants(Bundle.open(demo_bundle))}
-    assert list(by_name) == list(LOADERS)
+    by_name = {one.name: one for one in backend_implementations(Bundle.open(demo_bundle))}
+    assert list(by_name) == list(BACKENDS)
     if why_no_gpu() is not None:
         gpu = [one for one in by_name.values() if one.on_gpu]
         assert gpu
@@ -95,13 +104,20 @@ def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
     assert by_name["onnxruntime"].not_run is None
 
 
-def test_what_is_served_by_name_only_is_never_the_runtimes_choice(
-    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("breastseg_benchmark.measure.BY_NAME_ONLY", frozenset({"onnxruntime"}))
-    found = measure(Plan(demo_bundle, "a test", most_frames=1, rounds=1, backends=("onnxruntime",)))
-    assert (found.runtime, found.growth) == (None, None)
-    assert found.rows[0].not_run is None
+def backend(name: str, **fields: Any) -> Implementation:
+    return Implementation(name, "backend", (), **fields)
+
+
+def test_what_is_served_by_name_only_is_never_the_runtimes_choice() -> None:
+    reduced, whole = backend("reduced", by_name_only=True), backend("whole")
+    assert runtime_choice([reduced], lambda: "reduced") is None
+    assert runtime_choice([reduced, whole], lambda: "reduced") == whole
+
+
+def test_among_several_backends_the_runtimes_choice_is_what_it_opens_by_itself() -> None:
+    slow, fast, broken = backend("slow"), backend("fast"), backend("broken", not_run="no GPU")
+    assert runtime_choice([broken, slow, fast], lambda: "fast") == fast
+    assert runtime_choice([slow, fast], lambda: None) is None
 
 
 def test_a_backend_that_nobody_knows_is_refused(demo_bundle: Path) -> None:
@@ -156,3 +172,28 @@ def test_a_report_without_a_folder_is_refused_before_anything_is_measured(
     code = main(["benchmark", "no bundle", "--report", str(tmp_path / "none" / "out.html")])
     assert code == 1
     assert "there is no folder for the report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("library", ["psutil", "pynvml", "jinja2", "matplotlib"])
+def test_an_installation_without_the_extra_is_told_what_to_install(
+    library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    code = main(["benchmark", "no bundle"])
+    assert code == 4
+    assert f"{library} is needed here and not installed: pip install 'breastseg-deploy[benchmark]'" in (
+        capsys.readouterr().err
+    )
+
+
+def test_every_module_of_the_benchmark_imports_without_its_extra() -> None:
+    code = """
+import importlib, pkgutil, sys
+for library in ("psutil", "pynvml", "jinja2", "matplotlib", "pytest"):
+    sys.modules[library] = None
+import breastseg_benchmark
+for module in pkgutil.iter_modules(breastseg_benchmark.__path__, "breastseg_benchmark."):
+    importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -7,8 +7,7 @@ import pytest
 from made_up import results
 from pydantic import ValidationError
 
-from breastseg_benchmark.agreement import agreement
-from breastseg_benchmark.results import Distribution, Ratio, Results
+from breastseg_benchmark.results import Agreement, Distribution, Ratio, Results
 
 EMPTY, FULL = np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)
 HALF = np.array([[1, 1, 0, 0]] * 4, np.uint8)
@@ -36,7 +35,7 @@ def test_a_ratio_of_unequal_numbers_of_calls_is_refused() -> None:
 
 
 def test_frames_with_cells_stand_apart_from_empty_ones() -> None:
-    found = agreement([FULL, HALF, EMPTY, FULL], [FULL, FULL, EMPTY, None])
+    found = Agreement.of([FULL, HALF, EMPTY, FULL], [FULL, FULL, EMPTY, None])
     assert found is not None
     assert (found.frames, found.frames_with_cells) == (3, 2)
     assert found.mean_dice == pytest.approx((1 + 2 / 3 + 1) / 3)
@@ -46,14 +45,14 @@ def test_frames_with_cells_stand_apart_from_empty_ones() -> None:
 
 
 def test_a_false_positive_shows_in_the_empty_frames_alone() -> None:
-    found = agreement([FULL, FULL], [FULL, EMPTY])
+    found = Agreement.of([FULL, FULL], [FULL, EMPTY])
     assert found is not None
     assert (found.mean_dice_with_cells, found.mean_dice_without_cells) == (1.0, 0.0)
 
 
 def test_nothing_to_compare_with_gives_no_figure() -> None:
-    assert agreement([FULL], [None]) is None
-    only_empty = agreement([EMPTY], [EMPTY])
+    assert Agreement.of([FULL], [None]) is None
+    only_empty = Agreement.of([EMPTY], [EMPTY])
     assert only_empty is not None
     assert only_empty.mean_dice_with_cells is None
 

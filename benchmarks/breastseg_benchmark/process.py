@@ -1,4 +1,4 @@
-"""The parent's side of a measurement: contestants in processes of their own, and calls of several of them in turn."""
+"""The parent's side of a measurement: an implementation in a process of its own, and calls of several in turn."""
 
 from __future__ import annotations
 
@@ -13,78 +13,59 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from breastseg_benchmark.implementations import Implementation
+from breastseg_benchmark.memory import GpuMemory, reset_peak, resident_bytes, resident_peak_bytes
 from breastseg_benchmark.results import Memory
 from breastseg_deploy.errors import BreastsegError
 
 OPEN_TIMEOUT_S = 900.0
 """Longest wait for an answer: an engine of a large network takes minutes to build."""
+
+CLOCKS_S = 0.3
+"""Unmeasured calls before each measured one on a GPU, which lowers its clocks while the others have their turn. An
+estimate: no GPU was there to measure how long the clocks take."""
+
 _END_TIMEOUT_S = 20.0
 _STDERR_TAIL = 300
 
 
 class NotRunError(BreastsegError):
-    """A contestant cannot be measured here; the message is the reason, for its row."""
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Who takes part.
-
-    Attributes:
-        name: for the tables.
-        kind: what it is.
-        arguments: of the Python interpreter that serves it; the frames' file is appended.
-        on_gpu: whether it computes on a GPU.
-        not_run: why it cannot take part here, where that is known already.
-    """
-
-    name: str
-    kind: Literal["backend", "paper", "peer"]
-    arguments: tuple[str, ...]
-    on_gpu: bool = False
-    not_run: str | None = None
+    """An implementation cannot be measured here; the message is the reason, for its row."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One call: its seconds, and those of its stages where the contestant knows them."""
+    """One call: its seconds, and those of its stages where the implementation knows them."""
 
     seconds: float
     stages_s: Mapping[str, float]
 
 
-class Caller(Protocol):
-    """What `in_turn` needs of a contestant."""
-
-    def time(self, start: int, count: int = 1) -> Timed:
-        """One call on frames `start` to `start + count - 1`."""
-
-
-class Running:
-    """A contestant's process. Use it as a context manager; it ends with the block.
+class Process:
+    """An implementation's process. Use it as a context manager; it ends with the block.
 
     Args:
-        contestant: who.
+        implementation: what it serves.
         frames: a .npy file of frames.
         timeout_s: longest wait for an answer.
 
     Attributes:
-        contestant: who.
         timeout_s: longest wait for the next answer.
     """
 
-    def __init__(self, contestant: Contestant, frames: Path, timeout_s: float = OPEN_TIMEOUT_S) -> None:
-        self.contestant = contestant
+    def __init__(self, implementation: Implementation, frames: Path, timeout_s: float = OPEN_TIMEOUT_S) -> None:
         self.timeout_s = timeout_s
+        self._on_gpu = implementation.on_gpu
+        self._gpu_memory = GpuMemory() if implementation.on_gpu else None  # before the process: it may only see a rise
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
         self._process = subprocess.Popen(
-            [sys.executable, *contestant.arguments, str(frames)],
+            [sys.executable, *implementation.arguments, str(frames)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -98,10 +79,14 @@ class Running:
         answer = self._ask("open")
         return float(answer["seconds"]), answer["facts"]
 
-    def time(self, start: int, count: int = 1) -> Timed:
-        """One call; see `Caller`."""
-        answer = self._ask("time", start=start, count=count)
+    def time(self, start: int, count: int = 1, unmeasured_s: float = 0.0) -> Timed:
+        """One call on frames `start` to `start + count - 1`, after as many unmeasured ones as fill `unmeasured_s`."""
+        answer = self._ask("time", start=start, count=count, unmeasured_s=unmeasured_s)
         return Timed(float(answer["seconds"]), answer["stages"])
+
+    def time_in_turn(self, start: int) -> Timed:
+        """One call on a frame; on a GPU, unmeasured calls bring the clocks up first."""
+        return self.time(start, unmeasured_s=CLOCKS_S if self._on_gpu else 0.0)
 
     def masks(self, scratch: Path) -> NDArray[np.uint8]:
         """Its masks of all frames, (F, H, W) uint8; `scratch` is a folder to pass them through."""
@@ -111,21 +96,29 @@ class Running:
         place.unlink()
         return masks
 
-    def repeat(self, times: int) -> int | None:
+    def repeat(self, times: int) -> int:
         """So many calls of one frame each; resident bytes afterwards."""
-        resident: int | None = self._ask("repeat", times=times)["resident"]
-        return resident
+        self._ask("repeat", times=times)
+        return resident_bytes(self._process.pid)
 
     def peak(self) -> int | None:
-        """The resident peak since the last question."""
-        peak: int | None = self._ask("peak")["resident_peak"]
+        """The resident peak since the last question; begins a new one where the system can."""
+        peak = resident_peak_bytes(self._process.pid)
+        reset_peak(self._process.pid)
         return peak
 
     def memory(self) -> Memory:
         """What the process took so far."""
-        return Memory.model_validate(self._ask("memory"))
+        allocators = self._ask("allocators")
+        held = None if self._gpu_memory is None else self._gpu_memory.held_by(self._process.pid)
+        return Memory(
+            resident_peak_bytes=resident_peak_bytes(self._process.pid),
+            gpu_process_bytes=held[0] if held else None,
+            gpu_method=held[1] if held else None,
+            allocators_bytes=allocators,
+        )
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Process:
         return self
 
     def __exit__(
@@ -182,36 +175,36 @@ class Running:
 
 
 def in_turn(
-    callers: Mapping[str, Caller],
+    callers: Mapping[str, Callable[[int], Timed]],
     rounds: int,
     frames: int,
-    lost: Callable[[str, NotRunError], object],
     on_round: Callable[[], object] = lambda: None,
-) -> dict[str, list[Timed]]:
-    """Call several contestants in turn, A B A B, on the same frame each round.
+) -> tuple[dict[str, list[Timed]], dict[str, str]]:
+    """Call several implementations in turn, A B A B, on the same frame each round.
 
     A machine that slows down slows all of them, so ratios of pairs hold where seconds do not.
 
     Args:
-        callers: by name.
+        callers: by name; each takes the number of a frame and times one call on it.
         rounds: calls of each.
         frames: how many there are; they are taken in order, again and again.
-        lost: told about a contestant that fails; it takes part no more and has no calls in the result.
         on_round: called after each round.
 
     Returns:
-        Calls by name, `rounds` of each, in order: calls of one number belong together.
+        Calls by name, `rounds` of each, in order: calls of one number belong together. Then the reasons of those that
+        raised a NotRunError, by name; the others went on without them.
     """
     calls: dict[str, list[Timed]] = {name: [] for name in callers}
+    failed: dict[str, str] = {}
     for number in range(rounds):
         for name in list(calls):
             try:
-                calls[name].append(callers[name].time(number % frames))
+                calls[name].append(callers[name](number % frames))
             except NotRunError as err:
                 del calls[name]
-                lost(name, err)
+                failed[name] = str(err)
         on_round()
-    return calls
+    return calls, failed
 
 
 def seconds_of(calls: Sequence[Timed]) -> list[float]:
