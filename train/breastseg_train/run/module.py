@@ -85,9 +85,11 @@ class SegmentationTraining(lightning.LightningModule):
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Follow the weights, once for each step of the optimiser."""
+        """Follow the weights, once for each step of the optimiser; validate where the clock stops the run."""
         if self.averaged is not None and self.trainer.global_step > int(self.averaged.n_averaged):
             self.averaged.update_parameters(self.model)
+        if self.trainer.should_stop:
+            self.trainer.check_val_every_n_epoch = 1  # this epoch may be none of those that validate
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Count the right and wrong pixels of whole frames at each threshold, and note their loss."""
@@ -102,7 +104,7 @@ class SegmentationTraining(lightning.LightningModule):
         """Log the figures over all frames of all processes as `val_...`, the same on each process."""
         rows = gathered_rows(torch.cat(self._frames))
         self._frames.clear()
-        counts = rows[:, :-1].unflatten(1, (len(self._thresholds), -1))
+        counts = rows[:, :-1].reshape(len(rows), len(self._thresholds), -1)
         chosen = best_threshold(self._thresholds, counts)
         self.threshold = self._thresholds[chosen]
         figures = {"loss": float(rows[:, -1].mean()), **validation_figures(counts[:, chosen])}
