@@ -11,10 +11,13 @@ from breastseg_deploy.errors import ContractError, OutputError
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_train.data.dataset import DataSet, Sample, read_data_set
 from breastseg_train.evaluate.evaluation import evaluate, summary
+from breastseg_train.evaluate.otsu import otsu_predictors
+from breastseg_train.evaluate.table import COLUMNS, cells
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.curves import comparison_png
 from breastseg_train.run.experiment import experiment_predictor, run_experiment
+from breastseg_train.run.module import THRESHOLD
 from breastseg_train.run.run_folder import BEST, RESUME, read_figures
 
 EVALUATION, TABLE, TABLE_JSON, CURVES = "evaluation.json", "table.md", "table.json", "validation.png"
@@ -57,7 +60,7 @@ def ablate(
 
     Returns:
         One row per configuration: `preset`, `seed`, `epochs`, `minutes`, `parameters`, `paper_dice`, and `evaluation`,
-        see `evaluation.summary`.
+        see `evaluation.summary`; then one for each of Otsu's thresholds, see `otsu`.
 
     Raises:
         ContractError: two configurations of one name; a finished run of that name has another configuration.
@@ -68,6 +71,7 @@ def ablate(
         raise ContractError(f"each preset can stand in the table once, got {', '.join(names)}")
     data = read_data_set(data_root, [*train_on, *validate_on, *test_on], max(c.crop_px for c in configurations))
     make_folder(output)
+    baselines = _baselines(data.samples(test_on))
     rows: list[dict[str, Any]] = []
     for configuration in configurations:
         folder = output / configuration.preset
@@ -81,47 +85,40 @@ def ablate(
             found = {"data_sha256": data.sha256, "test_on": list(test_on), "row": row}
             write_whole(folder / EVALUATION, json.dumps(found, indent=1).encode())
         rows.append(row)
-        write_whole(output / TABLE_JSON, json.dumps(rows, indent=1).encode())
-        write_whole(output / TABLE, table(rows).encode())
+        write_whole(output / TABLE_JSON, json.dumps([*rows, *baselines], indent=1).encode())
+        write_whole(output / TABLE, table([*rows, *baselines]).encode())
         curves = {row["preset"]: read_figures(output / row["preset"]) for row in rows}
         write_whole(output / CURVES, comparison_png(curves))
-    return rows
+    return [*rows, *baselines]
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
     """The rows of `ablate` as a Markdown table; Dice with 95 % bootstrap intervals over frames with cells."""
-    header = (
-        "preset",
-        "Dice, frames with cells",
-        "Dice, all frames",
-        "empty frames with a false positive",
-        "small structures found",
-        "surface Dice",
-        "parameters",
-        "epochs",
-        "minutes",
-        "the paper's Dice",
-    )
+    header = ("preset", *COLUMNS, "parameters", "epochs", "minutes", "the paper's Dice")
     lines = [header, ("---",) * len(header), *(_cells(row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    found = row["evaluation"]
-    empty, small = found["empty"], found["small_structures"]
-    dice, surface = found["with_cells"]["dice"], found["with_cells"]["surface_dice"]
+    if row["epochs"] is None:  # nothing was trained
+        return (row["preset"], *cells(row["evaluation"]), "-", "-", "-", "-")
     return (
         f"`{row['preset']}`",
-        "-" if dice is None else "{:.3f} ({:.3f} to {:.3f})".format(dice["mean"], *dice["ci95"]),
-        f"{found['all']['dice']['mean']:.3f}",
-        f"{round((empty['false_positive_rate'] or 0) * empty['frames'])} of {empty['frames']}",
-        f"{small['found']} of {small['count']}",
-        "-" if surface is None else f"{surface['mean']:.3f}",
+        *cells(row["evaluation"]),
         f"{row['parameters'] / 1e6:.1f} M",
         str(row["epochs"]),
         f"{row['minutes']:.0f}",
         "-" if row["paper_dice"] is None else f"{row['paper_dice']:.3f}",
     )
+
+
+def _baselines(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The rows of what needs no training, with None for all that training has."""
+    untrained = dict.fromkeys(("seed", "epochs", "minutes", "parameters", "paper_dice"))
+    return [
+        {"preset": name, **untrained, "evaluation": summary(evaluate(predict, samples, THRESHOLD))}
+        for name, predict in otsu_predictors(samples).items()
+    ]
 
 
 def _measured(folder: Path, configuration: Configuration, samples: Sequence[Sample]) -> dict[str, Any]:
