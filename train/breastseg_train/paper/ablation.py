@@ -9,7 +9,7 @@ from typing import Any
 
 from breastseg_deploy.errors import ContractError, OutputError
 from breastseg_deploy.storage import make_folder, write_whole
-from breastseg_train.data.dataset import DataSet, Sample, read_data_set
+from breastseg_train.data.dataset import Sample, read_data_set
 from breastseg_train.evaluate.evaluation import evaluate, summary
 from breastseg_train.evaluate.otsu import otsu_predictors
 from breastseg_train.evaluate.table import COLUMNS, cells
@@ -19,6 +19,9 @@ from breastseg_train.run.curves import comparison_png
 from breastseg_train.run.experiment import experiment_predictor, run_experiment
 from breastseg_train.run.module import THRESHOLD
 from breastseg_train.run.run_folder import BEST, RESUME, read_figures
+
+_MEASURED = {"data_sha256": "data", "test_on": "test splits", "encoder_weights": "encoder weights"}
+"""What a measurement belongs to beside the configuration, as it is called in messages."""
 
 EVALUATION, TABLE, TABLE_JSON, CURVES = "evaluation.json", "table.md", "table.json", "validation.png"
 
@@ -41,6 +44,7 @@ def ablate(
     train_on: Sequence[str] = ("train",),
     validate_on: Sequence[str] = ("val",),
     test_on: Sequence[str] = ("test",),
+    encoder_weights: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Train each configuration in a folder of its own, measure its best checkpoint, and write the table.
@@ -56,6 +60,7 @@ def ablate(
         train_on: splits to train on.
         validate_on: splits that choose each run's best checkpoint.
         test_on: splits that are measured.
+        encoder_weights: of `training.train`, by preset; random weights for those not named.
         say: told about each step, in a sentence.
 
     Returns:
@@ -63,27 +68,39 @@ def ablate(
         see `evaluation.summary`; then one for each of Otsu's thresholds, see `otsu`.
 
     Raises:
-        ContractError: two configurations of one name; a finished run of that name has another configuration.
+        ContractError: two configurations of one name; encoder weights for a preset that is not trained; a finished run
+            of that name has another configuration.
         DataError, OutputError, TrainingError: see `training.train`.
     """
     names = [configuration.preset for configuration in configurations]
     if len(set(names)) < len(names):
         raise ContractError(f"each preset can stand in the table once, got {', '.join(names)}")
+    weights = dict(encoder_weights or {})
+    if unknown := sorted(set(weights) - set(names)):
+        raise ContractError(f"encoder weights were given for {', '.join(unknown)}, which is not trained here")
     data = read_data_set(data_root, [*train_on, *validate_on, *test_on], max(c.crop_px for c in configurations))
     make_folder(output)
     baselines = _baselines(data.samples(test_on))
     rows: list[dict[str, Any]] = []
     for configuration in configurations:
         folder = output / configuration.preset
-        row = _finished(folder, configuration, data, test_on)
+        measured = {"data_sha256": data.sha256, "test_on": list(test_on), "encoder_weights": weights.get(folder.name)}
+        row = _finished(folder, configuration, measured)
         if row is None:
             say(f"training {configuration.preset}")
             resume = (folder / RESUME).is_file()
-            run_experiment(data_root, folder, configuration, train_on=train_on, validate_on=validate_on, resume=resume)
+            run_experiment(
+                data_root,
+                folder,
+                configuration,
+                train_on=train_on,
+                validate_on=validate_on,
+                encoder_weights=weights.get(configuration.preset),
+                resume=resume,
+            )
             say(f"measuring {configuration.preset}")
             row = _measured(folder, configuration, data.samples(test_on))
-            found = {"data_sha256": data.sha256, "test_on": list(test_on), "row": row}
-            write_whole(folder / EVALUATION, json.dumps(found, indent=1).encode())
+            write_whole(folder / EVALUATION, json.dumps({**measured, "row": row}, indent=1).encode())
         rows.append(row)
         write_whole(output / TABLE_JSON, json.dumps([*rows, *baselines], indent=1).encode())
         write_whole(output / TABLE, table([*rows, *baselines]).encode())
@@ -141,13 +158,12 @@ def _minutes(folder: Path) -> float:
     return sum(read_figures(run)[-1]["minutes"] for run in rounds or [folder])
 
 
-def _finished(
-    folder: Path, configuration: Configuration, data: DataSet, test_on: Sequence[str]
-) -> dict[str, Any] | None:
+def _finished(folder: Path, configuration: Configuration, measured: Mapping[str, Any]) -> dict[str, Any] | None:
     """The row of a run that was measured already; None where there is none.
 
     Raises:
-        ContractError: it was made with another configuration, on other data or measured on other splits.
+        ContractError: it was made with another configuration or other weights, on other data, or measured on other
+            splits.
         OutputError: its files are damaged.
     """
     if not (folder / EVALUATION).is_file():
@@ -155,8 +171,7 @@ def _finished(
     try:
         found = json.loads((folder / EVALUATION).read_text())
         trained = load_checkpoint(folder / BEST).details["configuration"]
-        row, same_data = dict(found["row"]), found["data_sha256"] == data.sha256
-        same_splits = found["test_on"] == list(test_on)
+        row, others = dict(found["row"]), [_MEASURED[name] for name in measured if found[name] != measured[name]]
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise OutputError(f"{folder / EVALUATION} is damaged ({err}); move {folder} away and start again") from err
     wanted = configuration.as_json()
@@ -164,9 +179,9 @@ def _finished(
         {"epochs", "validate_every_epochs", "active_learning_rounds"} if configuration.active_learning_rounds else set()
     )
     different = [name for name in wanted if name not in ignored and trained.get(name) != wanted[name]]
-    if different or row["epochs"] != configuration.epochs or not same_data or not same_splits:
-        reasons = [*different, *([] if same_data else ["data"]), *([] if same_splits else ["test splits"])]
+    if different or row["epochs"] != configuration.epochs or others:
         raise ContractError(
-            f"{folder} holds a finished run of another kind ({', '.join(reasons) or 'epochs'}); choose another --output"
+            f"{folder} holds a finished run of another kind ({', '.join([*different, *others]) or 'epochs'}); choose "
+            "another --output"
         )
     return row
