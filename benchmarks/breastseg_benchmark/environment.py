@@ -7,8 +7,7 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from breastseg_deploy.processor import this_processor
-
+from breastseg_deploy.machine import this_processor
 from breastseg_deploy.nvidia import NoGpu, look_for_gpu
 from breastseg_deploy.version import __version__
 

@@ -26,6 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--splits", nargs="+", default=["test"], metavar="SPLIT", help="splits to evaluate on")
     parser.add_argument("--apart", metavar="PATTERN", help="also report the frames of such names apart, e.g. 'scc_*'")
     parser.add_argument("--panel", type=Path, metavar="FILE", help="draw the best, median and worst frame (PNG)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write tables, calibration and frames (HTML)")
     parser.add_argument("--tta", action="store_true", help="average over seven views of each frame")
     add_backend_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -35,9 +36,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from breastseg_train.data.dataset import read_data_set
-    from breastseg_train.evaluate.evaluation import evaluate, summary
+    from breastseg_train.evaluate.comparison import MODEL, compare
+    from breastseg_train.evaluate.evaluation import summary
     from breastseg_train.evaluate.panel import best_median_worst, panel_png
     from breastseg_train.evaluate.prediction import seven_fold
+    from breastseg_train.evaluate.report import report_html
+    from breastseg_train.evaluate.table import COLUMNS, aligned, rows_of
 
     if arguments.gate and arguments.tta:
         raise ArgumentError("--gate was calibrated on frames seen once, so --tta cannot go with it; leave one away")
@@ -47,17 +51,25 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.tta:
             predict = seven_fold(predict)
         progress = tqdm(samples, desc="evaluate", unit="frame", file=sys.stderr, disable=not sys.stderr.isatty())
-        figures = evaluate(predict, progress, threshold)
+        found = compare(predict, samples, threshold, arguments.data, progress)
+        figures, compared = found.figures, found.result
         gated = {"skipped_by_the_gate": sum(skips)} if arguments.gate else {}
-        result = {**described, **gated, "splits": arguments.splits, "tta": arguments.tta, **summary(figures)}
+        facts = {**described, **gated, "splits": arguments.splits, "tta": arguments.tta, "threshold": threshold}
+        result = {**facts, **compared["compared"][MODEL], **compared}
         if arguments.apart is not None:
             result["apart"] = {arguments.apart: summary([f for f in figures if fnmatch(f.name, arguments.apart)])}
-        if arguments.panel is not None:
-            by_name = {sample.name: sample for sample in samples}
-            chosen = {called: (by_name[frame.name], frame.dice) for called, frame in best_median_worst(figures).items()}
-            if not chosen:
-                raise DataError(f"no frame of {', '.join(arguments.splits)} has cells to draw; leave --panel away")
-            write_whole(arguments.panel, panel_png(predict, chosen, threshold))
+        by_name = {sample.name: sample for sample in samples}
+        chosen = {called: (by_name[frame.name], frame.dice) for called, frame in best_median_worst(figures).items()}
+        if arguments.panel is not None and not chosen:
+            raise DataError(f"no frame of {', '.join(arguments.splits)} has cells to draw; omit --panel")
+        drawn = arguments.panel is not None or arguments.report is not None
+        panel = panel_png(predict, chosen, threshold) if chosen and drawn else None
+        if arguments.panel is not None and panel is not None:
+            write_whole(arguments.panel, panel)
+        if arguments.report is not None:
+            told = {name: str(value) for name, value in facts.items()}
+            page = report_html(f"Evaluation of {arguments.model}", told, compared, panel)
+            write_whole(arguments.report, page.encode())
     if arguments.json:
         print_json(result)
     else:
@@ -66,6 +78,8 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"  frames skipped by the empty-frame gate: {result['skipped_by_the_gate']}")
         for pattern, apart in result.get("apart", {}).items():
             _print_table(pattern, apart)
+        print(aligned(("frames", "", *COLUMNS), rows_of(result)))
+        print(f"expected calibration error: {result['calibration']['ece']:.4f} over all pixels")
     return 0
 
 

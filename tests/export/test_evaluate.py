@@ -59,6 +59,17 @@ def test_checkpoint_and_bundle_agree_to_a_thousandth_of_dice(
         assert 0.1 < found < 1
 
 
+def test_the_report_is_one_page_with_otsu_beside_the_model(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("demo", "--data", phantoms, "--report", tmp_path / "report.html") == 0
+    printed = capsys.readouterr().out
+    for row in ("model", "Otsu, threshold of the frame", "Otsu, threshold of the data set"):
+        assert row in printed
+        assert row in (tmp_path / "report.html").read_text()
+    assert "expected calibration error: 0." in printed
+
+
 def test_a_bundle_is_measured_by_the_backend_that_was_asked_for(
     phantoms: Path, demo_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

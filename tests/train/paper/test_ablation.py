@@ -11,6 +11,7 @@ import pytest
 from breastseg_deploy.errors import ArgumentError, OutputError
 from breastseg_train.data.dataset import read_data_set, read_frame
 from breastseg_train.evaluate.evaluation import evaluate, summary
+from breastseg_train.evaluate.otsu import OTSU_DATA_SET, OTSU_FRAME
 from breastseg_train.evaluate.prediction import checkpoint_predictor
 from breastseg_train.network.architecture import NO_ENCODER
 from breastseg_train.network.checkpoint import load_checkpoint
@@ -43,18 +44,25 @@ WITH_CRF = replace(UNET, preset="unet-crf", crf=True, patch_sampling=True)
 def test_each_preset_has_a_row_measured_on_the_test_split(data_root: Path, tmp_path: Path) -> None:
     output = tmp_path / "table"
     rows = ablate(data_root, output, [UNET, WITH_CRF])
-    assert [row["preset"] for row in rows] == ["unet", "unet-crf"]
+    assert [row["preset"] for row in rows] == ["unet", "unet-crf", OTSU_FRAME, OTSU_DATA_SET]
     assert rows[0]["paper_dice"] == 0.782
     assert rows[1]["paper_dice"] is None
     assert json.loads((output / TABLE_JSON).read_text()) == rows
     text = (output / TABLE).read_text().splitlines()
-    assert len(text) == 4
+    assert len(text) == 6
     assert text[2].startswith("| `unet` |")
     assert (output / CURVES).read_bytes().startswith(b"\x89PNG")
     checkpoint = load_checkpoint(output / "unet" / BEST)
     samples = read_data_set(data_root, ["test"]).splits["test"]
     figures = evaluate(checkpoint_predictor(checkpoint), samples, checkpoint.threshold)
     assert rows[0]["evaluation"] == summary(figures)
+
+
+def test_otsu_stands_in_the_table_as_what_was_not_trained(data_root: Path, tmp_path: Path) -> None:
+    ablate(data_root, tmp_path / "table", [UNET])
+    line = (tmp_path / "table" / TABLE).read_text().splitlines()[3]
+    assert line.startswith(f"| {OTSU_FRAME} | 0.")
+    assert line.endswith("| - | - | - | - |")
 
 
 def test_a_run_that_asked_for_the_random_field_is_measured_with_it(data_root: Path, tmp_path: Path) -> None:
@@ -66,9 +74,9 @@ def test_a_run_that_asked_for_the_random_field_is_measured_with_it(data_root: Pa
 
 
 def test_a_run_interrupted_while_it_was_measured_is_measured_again(data_root: Path, tmp_path: Path) -> None:
-    (before,) = ablate(data_root, tmp_path / "table", [UNET])
+    before, *_ = ablate(data_root, tmp_path / "table", [UNET])
     (tmp_path / "table" / "unet" / EVALUATION).unlink()
-    (again,) = ablate(data_root, tmp_path / "table", [UNET])
+    again, *_ = ablate(data_root, tmp_path / "table", [UNET])
     assert again["evaluation"] == before["evaluation"]
 
 
@@ -76,7 +84,7 @@ def test_finished_runs_stay_and_the_rest_is_added(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "table"
-    (first,) = ablate(data_root, output, [UNET])
+    first, *_ = ablate(data_root, output, [UNET])
     trained: list[str] = []
 
     def note(root: Path, run: Path, configuration: Configuration, **rest: object) -> object:

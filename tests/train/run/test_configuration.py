@@ -83,3 +83,21 @@ def test_every_preset_builds_its_network() -> None:
 
 def test_the_rows_of_table_ii_are_presets() -> None:
     assert set(TABLE_II) <= set(PRESETS)
+
+
+def test_the_general_preset_starts_from_lite0_and_learns_the_rest_faster() -> None:
+    general = preset_configuration("general")
+    assert general.encoder == "tu-tf_efficientnet_lite0"
+    assert (general.lr_max * general.encoder_lr_share, general.lr_max) == (5e-4, 2e-3)
+    assert (general.augmentation, general.inverted_share) == ("wide", 0)
+    assert (general.balanced_sources, general.choose_threshold, general.weight_averaging) == (True, True, 0.998)
+
+
+def test_the_paper_keeps_its_global_pools_and_plain_weights() -> None:
+    paper = preset_configuration("paper")
+    assert (paper.pool_window_px, paper.weight_averaging, paper.choose_threshold) == (None, None, False)
+
+
+def test_an_unknown_augmentation_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="'paper' or 'wide', got 'wild'"):
+        Configuration("x", augmentation="wild")

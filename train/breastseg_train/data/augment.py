@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ ELASTIC_ALPHA_PX = 120.0
 ELASTIC_SIGMA_PX = 9.0
 CELL_PATCH_SHARE = 0.5
 """Of the crops that patch sampling centres on a cell."""
+
+Augment = Callable[[NDArray[np.uint8], NDArray[np.uint8], int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+"""Changes a frame (H, W, 3) and its mask (H, W) alike into square crops; the same for the same seed."""
 
 
 class Augmentation:

@@ -26,6 +26,7 @@ class Sample:
         image: path of the frame, 8-bit grey or RGB.
         mask: path of the mask.
         sha256: hash of the frame's pixels and the mask's foreground, not of the files: it survives another compression.
+        window: the part of frame and mask that is the sample, as top, left, height and width; None for all of it.
     """
 
     name: str
@@ -33,6 +34,15 @@ class Sample:
     image: Path
     mask: Path
     sha256: str
+    window: tuple[int, int, int, int] | None = None
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The sample's frame, (H, W, 3), and mask, (H, W); see `read_frame` and `read_mask`."""
+        frame, mask = read_frame(self.image), read_mask(self.mask)
+        if self.window is None:
+            return frame, mask
+        top, left, height, width = self.window
+        return frame[top : top + height, left : left + width], mask[top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from breastseg_deploy.preprocess.tensor import network_input
-from breastseg_train.data.augment import Augmentation
-from breastseg_train.data.dataset import Sample, read_frame, read_mask
+from breastseg_train.data.augment import Augment
+from breastseg_train.data.dataset import Sample
 from breastseg_train.data.sampler import Draw
 
 
@@ -23,16 +23,14 @@ class TrainingFrames(Dataset[tuple[Tensor, Tensor]]):
     channel of the pixels the network sees.
     """
 
-    def __init__(self, samples: Sequence[Sample], augmentation: Augmentation) -> None:
+    def __init__(self, samples: Sequence[Sample], augmentation: Augment) -> None:
         self._samples, self._augmentation = samples, augmentation
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        sample = self._samples[draw.sample]
-        frame, mask = self._augmentation(read_frame(sample.image), read_mask(sample.mask), draw.seed)
-        return _tensors(frame, mask)
+        return _tensors(*self._augmentation(*self._samples[draw.sample].read(), draw.seed))
 
 
 class WholeFrames(Dataset[tuple[Tensor, Tensor]]):
@@ -45,8 +43,7 @@ class WholeFrames(Dataset[tuple[Tensor, Tensor]]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        sample = self._samples[index]
-        return _tensors(read_frame(sample.image), read_mask(sample.mask))
+        return _tensors(*self._samples[index].read())
 
 
 def _tensors(frame: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:

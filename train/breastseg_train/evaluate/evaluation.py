@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_train.data.dataset import Sample, read_frame, read_mask
+from breastseg_train.data.dataset import Sample
 from breastseg_train.evaluate.error_analysis import total
 from breastseg_train.evaluate.frame_figures import FrameFigures, frame_figures
 
@@ -22,13 +22,26 @@ CONFIDENCE = 0.95
 _FIGURES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_px")
 
 
-def evaluate(predict: Predictor, samples: Iterable[Sample], threshold: float) -> list[FrameFigures]:
-    """Figures of every sample; a pixel is cell where its probability is >= threshold."""
+def evaluate(
+    predict: Predictor,
+    samples: Iterable[Sample],
+    threshold: float,
+    watch: Callable[[NDArray[np.float32], NDArray[np.uint8]], object] = lambda probability, truth: None,
+) -> list[FrameFigures]:
+    """Figures of every sample; a pixel is cell where its probability is >= threshold.
+
+    Args:
+        predict: what is measured.
+        samples: on which frames.
+        threshold: of the probability.
+        watch: shown each frame's probabilities and truth, both (H, W).
+    """
     figures = []
     for sample in samples:
-        frame = read_frame(sample.image)
-        mask = masked(predict(frame[np.newaxis])[0], threshold)
-        figures.append(frame_figures(sample.name, frame, mask, read_mask(sample.mask)))
+        frame, truth = sample.read()
+        probability = predict(frame[np.newaxis])[0]
+        watch(probability, truth)
+        figures.append(frame_figures(sample.name, frame, masked(probability, threshold), truth))
     return figures
 
 

@@ -22,6 +22,8 @@ class Architecture:
         network: "unet++", the paper's, or a name in `networks.NETWORKS`.
         front: a name in `front.FRONTS`; "projection" is the paper's.
         dropout: share of channels dropped in training; 0 in the paper's network.
+        pool_window_px: side of the window that the decoder's channel attention pools over, see `local_pools`; None, the
+            paper's, pools over the whole frame.
     """
 
     encoder: str = "efficientnet-b7"
@@ -30,6 +32,7 @@ class Architecture:
     network: str = PAPER_NETWORK
     front: str = "projection"
     dropout: float = 0.0
+    pool_window_px: int | None = None
 
     @property
     def is_the_papers(self) -> bool:

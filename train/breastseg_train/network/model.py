@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import ArgumentError, CheckpointError, MachineError
 from breastseg_train.network.architecture import NO_ENCODER, PAPER_NETWORK, Architecture
+from breastseg_train.network.encoder_package import PACKAGE, load_encoder_package
 from breastseg_train.network.front import FRONTS
+from breastseg_train.network.local_pools import pool_locally
 
 DECODER_LEVELS = 5
 SCSE_REDUCTION = 16
@@ -29,13 +32,18 @@ class SegmentationModel(nn.Module):
 
     Args:
         architecture: what to build.
-        encoder_weights: a weight set's name in segmentation-models-pytorch ("imagenet", downloaded by it), the path of
-            a safetensors file with an encoder's state, or None for random weights.
+        encoder_weights: a weight set's name in segmentation-models-pytorch ("imagenet", downloaded by it), "package"
+            for those of an installed package (`encoder_package`), the path of a safetensors file with an encoder's
+            state, or None for random weights.
+
+    Attributes:
+        architecture: as given.
+        weights_from: what is known of the weights that the encoder starts with; None for random ones.
 
     Raises:
         ArgumentError: a network, front or encoder that nobody knows, or a decoder that is too narrow.
         CheckpointError: an encoder file that does not fit.
-        MachineError: weights that cannot be downloaded.
+        MachineError: weights that cannot be downloaded or are not installed.
     """
 
     def __init__(self, architecture: Architecture, encoder_weights: str | Path | None = None) -> None:
@@ -49,9 +57,10 @@ class SegmentationModel(nn.Module):
             raise ArgumentError(f"there is no front {architecture.front!r}; choose one of {', '.join(FRONTS)}")
         self.architecture = architecture
         self.projection = FRONTS[architecture.front]()
+        self.weights_from: dict[str, str] | None = None
         self.unet: Any
         if architecture.network == PAPER_NETWORK:
-            self.unet = _unet_plus_plus(architecture, encoder_weights)
+            self.unet, self.weights_from = _unet_plus_plus(architecture, encoder_weights)
         else:
             self.unet = _network_with_its_own_encoder(architecture, encoder_weights)
 
@@ -77,10 +86,15 @@ class SegmentationModel(nn.Module):
         return logits
 
 
-def _unet_plus_plus(architecture: Architecture, encoder_weights: str | Path | None) -> Any:
+def _unet_plus_plus(
+    architecture: Architecture, encoder_weights: str | Path | None
+) -> tuple[Any, dict[str, str] | None]:
+    """The paper's network, and what is known of the weights of its encoder."""
     if architecture.dropout:
         raise ArgumentError(f"{PAPER_NETWORK} has no dropout, got {architecture.dropout}; leave it 0")
-    named = encoder_weights if isinstance(encoder_weights, str) and not Path(encoder_weights).is_file() else None
+    named = None
+    if isinstance(encoder_weights, str) and encoder_weights != PACKAGE and not Path(encoder_weights).is_file():
+        named = encoder_weights
     try:
         network = smp.UnetPlusPlus(
             architecture.encoder,
@@ -96,11 +110,17 @@ def _unet_plus_plus(architecture: Architecture, encoder_weights: str | Path | No
     except OSError as err:
         raise MachineError(
             f"the weights {named!r} of {architecture.encoder} cannot be downloaded ({err}); fetch them elsewhere "
-            "and pass the safetensors file as --encoder-weights, or leave it away to start from random weights"
+            "and pass the safetensors file as --encoder-weights, or omit it to start from random weights"
         ) from err
-    if encoder_weights is not None and named is None:
-        _load_encoder(network.encoder, architecture.encoder, Path(encoder_weights))
-    return network
+    if architecture.pool_window_px is not None:
+        pool_locally(network.decoder, architecture.pool_window_px)
+    if encoder_weights is None:
+        return network, None
+    if encoder_weights == PACKAGE:
+        return network, load_encoder_package(network.encoder, architecture.encoder)
+    if named is None:
+        return network, _load_encoder(network.encoder, architecture.encoder, Path(encoder_weights))
+    return network, {"source": "segmentation-models-pytorch", "weights": named}
 
 
 def _network_with_its_own_encoder(architecture: Architecture, encoder_weights: str | Path | None) -> nn.Module:
@@ -118,9 +138,11 @@ def _network_with_its_own_encoder(architecture: Architecture, encoder_weights: s
     return NETWORKS[architecture.network](architecture.decoder_channels[::-1], architecture.dropout)
 
 
-def _load_encoder(encoder: nn.Module, name: str, path: Path) -> None:
+def _load_encoder(encoder: nn.Module, name: str, path: Path) -> dict[str, str]:
+    """Load an encoder's state from a file, and say which it was."""
     try:
         encoder.load_state_dict(load_file(path))
+        return {"source": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     except (OSError, RuntimeError, SafetensorError) as err:
         reason = " ".join(str(err).split())[:_REASON_LENGTH]  # PyTorch lists every tensor
         raise CheckpointError(f"{path} must hold the state of an {name} encoder as safetensors: {reason}") from err

@@ -4,30 +4,48 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from breastseg_deploy.cli.command import Command, print_json
-from breastseg_train.run.configuration import TABLE_II, preset_configuration
+from breastseg_train.run.configuration import TABLE_II, Configuration, preset_configuration
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -> None:
+    """The arguments of a command that trains and measures several presets.
+
+    Args:
+        parser: gets them.
+        presets: trained where none are named.
+    """
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="runs by preset, and the table")
-    parser.add_argument(
-        "--presets", nargs="+", default=TABLE_II, metavar="NAME", help=f"default: {', '.join(TABLE_II)}"
-    )
+    parser.add_argument("--presets", nargs="+", default=presets, metavar="NAME", help=f"default: {', '.join(presets)}")
     parser.add_argument("--small", action="store_true", help="every preset at the size of the demo model, for a CPU")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the presets'")
     parser.add_argument("--validate-every", type=int, metavar="N", help="epochs, instead of the presets'")
     parser.add_argument("--seed", type=int, metavar="S", help="instead of the presets'")
+    parser.add_argument(
+        "--encoder-weights",
+        nargs="+",
+        default=[],
+        type=_weights,
+        metavar="PRESET=NAME|FILE",
+        help="such as general=package or paper=imagenet; random weights by default",
+    )
     parser.add_argument("--train-on", nargs="+", default=["train"], metavar="SPLIT", help="splits to train on")
     parser.add_argument("--validate-on", nargs="+", default=["val"], metavar="SPLIT", help="splits to validate on")
     parser.add_argument("--test-on", nargs="+", default=["test"], metavar="SPLIT", help="splits to measure on")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def chosen_configurations(arguments: argparse.Namespace) -> list[Configuration]:
+    """The presets that were named, with what the arguments of `add_run_arguments` change.
+
+    Raises:
+        ArgumentError: a preset that nobody knows.
+    """
     configurations = [preset_configuration(name) for name in arguments.presets]
     if arguments.small:
         configurations = [configuration.small() for configuration in configurations]
@@ -35,7 +53,20 @@ def _run(arguments: argparse.Namespace) -> int:
         configurations = [configuration.trained_for(arguments.epochs, _say) for configuration in configurations]
     given = {"validate_every_epochs": arguments.validate_every, "seed": arguments.seed}
     changes = {name: value for name, value in given.items() if value is not None}
-    configurations = [replace(configuration, **changes) for configuration in configurations]
+    return [replace(configuration, **changes) for configuration in configurations]
+
+
+def _weights(text: str) -> tuple[str, str]:
+    preset, _, weights = text.partition("=")
+    return preset, weights
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser, TABLE_II)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    configurations = chosen_configurations(arguments)
 
     from breastseg_train.paper.ablation import TABLE, ablate, table
 
@@ -46,6 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
         train_on=arguments.train_on,
         validate_on=arguments.validate_on,
         test_on=arguments.test_on,
+        encoder_weights=dict(arguments.encoder_weights),
         say=_say,
     )
     if arguments.json:

@@ -9,13 +9,19 @@ from typing import Any
 
 from breastseg_deploy.errors import ArgumentError, OutputError
 from breastseg_deploy.storage import make_folder, write_whole
-from breastseg_train.data.dataset import DataSet, Sample, read_data_set
+from breastseg_train.data.dataset import Sample, read_data_set
 from breastseg_train.evaluate.evaluation import evaluate, summary
+from breastseg_train.evaluate.otsu import otsu_predictors
+from breastseg_train.evaluate.table import COLUMNS, cells
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.curves import comparison_png
 from breastseg_train.run.experiment import experiment_predictor, run_experiment
+from breastseg_train.run.module import THRESHOLD
 from breastseg_train.run.run_folder import BEST, RESUME, read_figures
+
+_MEASURED = {"data_sha256": "data", "test_on": "test splits", "encoder_weights": "encoder weights"}
+"""What a measurement belongs to beside the configuration, as it is called in messages."""
 
 EVALUATION, TABLE, TABLE_JSON, CURVES = "evaluation.json", "table.md", "table.json", "validation.png"
 
@@ -38,6 +44,7 @@ def ablate(
     train_on: Sequence[str] = ("train",),
     validate_on: Sequence[str] = ("val",),
     test_on: Sequence[str] = ("test",),
+    encoder_weights: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Train each configuration in a folder of its own, measure its best checkpoint, and write the table.
@@ -53,75 +60,82 @@ def ablate(
         train_on: splits to train on.
         validate_on: splits that choose each run's best checkpoint.
         test_on: splits that are measured.
+        encoder_weights: of `training.train`, by preset; random weights for those not named.
         say: told about each step, in a sentence.
 
     Returns:
         One row per configuration: `preset`, `seed`, `epochs`, `minutes`, `parameters`, `paper_dice`, and `evaluation`,
-        see `evaluation.summary`.
+        see `evaluation.summary`; then one for each of Otsu's thresholds, see `otsu`.
 
     Raises:
-        ArgumentError: two configurations of one name; a finished run of that name has another configuration.
+        ArgumentError: two configurations of one name; encoder weights for a preset that is not trained; a finished run
+            of that name has another configuration.
         DataError, OutputError, TrainingError: see `training.train`.
     """
     names = [configuration.preset for configuration in configurations]
     if len(set(names)) < len(names):
         raise ArgumentError(f"each preset can stand in the table once, got {', '.join(names)}")
+    weights = dict(encoder_weights or {})
+    if unknown := sorted(set(weights) - set(names)):
+        raise ArgumentError(f"encoder weights were given for {', '.join(unknown)}, which is not trained here")
     data = read_data_set(data_root, [*train_on, *validate_on, *test_on], max(c.crop_px for c in configurations))
     make_folder(output)
+    baselines = _baselines(data.samples(test_on))
     rows: list[dict[str, Any]] = []
     for configuration in configurations:
         folder = output / configuration.preset
-        row = _finished(folder, configuration, data, test_on)
+        measured = {"data_sha256": data.sha256, "test_on": list(test_on), "encoder_weights": weights.get(folder.name)}
+        row = _finished(folder, configuration, measured)
         if row is None:
             say(f"training {configuration.preset}")
             resume = (folder / RESUME).is_file()
-            run_experiment(data_root, folder, configuration, train_on=train_on, validate_on=validate_on, resume=resume)
+            run_experiment(
+                data_root,
+                folder,
+                configuration,
+                train_on=train_on,
+                validate_on=validate_on,
+                encoder_weights=weights.get(configuration.preset),
+                resume=resume,
+            )
             say(f"measuring {configuration.preset}")
             row = _measured(folder, configuration, data.samples(test_on))
-            found = {"data_sha256": data.sha256, "test_on": list(test_on), "row": row}
-            write_whole(folder / EVALUATION, json.dumps(found, indent=1).encode())
+            write_whole(folder / EVALUATION, json.dumps({**measured, "row": row}, indent=1).encode())
         rows.append(row)
-        write_whole(output / TABLE_JSON, json.dumps(rows, indent=1).encode())
-        write_whole(output / TABLE, table(rows).encode())
+        write_whole(output / TABLE_JSON, json.dumps([*rows, *baselines], indent=1).encode())
+        write_whole(output / TABLE, table([*rows, *baselines]).encode())
         curves = {row["preset"]: read_figures(output / row["preset"]) for row in rows}
         write_whole(output / CURVES, comparison_png(curves))
-    return rows
+    return [*rows, *baselines]
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
     """The rows of `ablate` as a Markdown table; Dice with 95 % bootstrap intervals over frames with cells."""
-    header = (
-        "preset",
-        "Dice, frames with cells",
-        "Dice, all frames",
-        "empty frames with a false positive",
-        "small structures found",
-        "surface Dice",
-        "parameters",
-        "epochs",
-        "minutes",
-        "the paper's Dice",
-    )
+    header = ("preset", *COLUMNS, "parameters", "epochs", "minutes", "the paper's Dice")
     lines = [header, ("---",) * len(header), *(_cells(row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    found = row["evaluation"]
-    empty, small = found["empty"], found["small_structures"]
-    dice, surface = found["with_cells"]["dice"], found["with_cells"]["surface_dice"]
+    if row["epochs"] is None:  # nothing was trained
+        return (row["preset"], *cells(row["evaluation"]), "-", "-", "-", "-")
     return (
         f"`{row['preset']}`",
-        "-" if dice is None else "{:.3f} ({:.3f} to {:.3f})".format(dice["mean"], *dice["ci95"]),
-        f"{found['all']['dice']['mean']:.3f}",
-        f"{round((empty['false_positive_rate'] or 0) * empty['frames'])} of {empty['frames']}",
-        f"{small['found']} of {small['count']}",
-        "-" if surface is None else f"{surface['mean']:.3f}",
+        *cells(row["evaluation"]),
         f"{row['parameters'] / 1e6:.1f} M",
         str(row["epochs"]),
         f"{row['minutes']:.0f}",
         "-" if row["paper_dice"] is None else f"{row['paper_dice']:.3f}",
     )
+
+
+def _baselines(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The rows of what needs no training, with None for all that training has."""
+    untrained = dict.fromkeys(("seed", "epochs", "minutes", "parameters", "paper_dice"))
+    return [
+        {"preset": name, **untrained, "evaluation": summary(evaluate(predict, samples, THRESHOLD))}
+        for name, predict in otsu_predictors(samples).items()
+    ]
 
 
 def _measured(folder: Path, configuration: Configuration, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -144,13 +158,12 @@ def _minutes(folder: Path) -> float:
     return sum(read_figures(run)[-1]["minutes"] for run in rounds or [folder])
 
 
-def _finished(
-    folder: Path, configuration: Configuration, data: DataSet, test_on: Sequence[str]
-) -> dict[str, Any] | None:
+def _finished(folder: Path, configuration: Configuration, measured: Mapping[str, Any]) -> dict[str, Any] | None:
     """The row of a run that was measured already; None where there is none.
 
     Raises:
-        ArgumentError: it was made with another configuration, on other data or measured on other splits.
+        ArgumentError: it was made with another configuration or other weights, on other data, or measured on other
+            splits.
         OutputError: its files are damaged.
     """
     if not (folder / EVALUATION).is_file():
@@ -158,8 +171,7 @@ def _finished(
     try:
         found = json.loads((folder / EVALUATION).read_text())
         trained = load_checkpoint(folder / BEST).details["configuration"]
-        row, same_data = dict(found["row"]), found["data_sha256"] == data.sha256
-        same_splits = found["test_on"] == list(test_on)
+        row, others = dict(found["row"]), [_MEASURED[name] for name in measured if found[name] != measured[name]]
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise OutputError(f"{folder / EVALUATION} is damaged ({err}); move {folder} away and start again") from err
     wanted = configuration.as_json()
@@ -167,9 +179,9 @@ def _finished(
         {"epochs", "validate_every_epochs", "active_learning_rounds"} if configuration.active_learning_rounds else set()
     )
     different = [name for name in wanted if name not in ignored and trained.get(name) != wanted[name]]
-    if different or row["epochs"] != configuration.epochs or not same_data or not same_splits:
-        reasons = [*different, *([] if same_data else ["data"]), *([] if same_splits else ["test splits"])]
+    if different or row["epochs"] != configuration.epochs or others:
         raise ArgumentError(
-            f"{folder} holds a finished run of another kind ({', '.join(reasons) or 'epochs'}); choose another --output"
+            f"{folder} holds a finished run of another kind ({', '.join([*different, *others]) or 'epochs'}); choose "
+            "another --output"
         )
     return row

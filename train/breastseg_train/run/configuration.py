@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from breastseg_deploy.contract import SIDE_MULTIPLE_PX
@@ -12,6 +12,8 @@ from breastseg_train.network.architecture import NO_ENCODER, PAPER_NETWORK, Arch
 
 MIN_CROP_PX = 64
 """The elastic deformation smooths over 36 px to each side."""
+
+PAPER_AUGMENTATION, WIDE_AUGMENTATION = "paper", "wide"
 
 
 @dataclass(frozen=True)
@@ -25,21 +27,31 @@ class Configuration:
         network: see `model.Architecture`.
         front: see `model.Architecture`.
         dropout: see `model.Architecture`.
+        pool_window_px: see `model.Architecture`.
         crop_px: side of the square training crop; validation always sees whole frames.
         batch_size: crops per step of the model.
         accumulation: steps whose gradients are added up before the optimiser moves.
         epochs: passes of as many crops as there are training frames.
-        validate_every_epochs: validation is the dear part on a CPU.
+        validate_every_epochs: validation is the expensive part on a CPU.
         loss: a name in `loss_variants.LOSSES`.
         stabilised: OneCycleLR, clipping and the outlier rule; without it, lr_max throughout and the best score wins.
         lr_max: peak learning rate of OneCycleLR.
+        encoder_lr_share: of every learning rate, for the encoder; under 1 where it is pretrained and the rest is not.
         lr_min: learning rate at its start and end.
         warmup_share: share of all steps on the way up.
         weight_decay: of AdamW.
         clip_norm: largest L2 norm of a gradient.
-        brightness_contrast: relative range of both; 0.2 draws factors from 0.8 to 1.2.
+        weight_averaging: share of the old in the moving average of the weights, after each step; the average is what
+            is validated and saved. None: the weights as they are.
+        choose_threshold: take the threshold with the best validation Dice into the checkpoint; 0.5 otherwise.
+        augmentation: "paper", or "wide" for other microscopes (`wide_augment`).
+        brightness_contrast: relative range of both; 0.2 draws factors from 0.8 to 1.2. Of the paper's augmentation.
+        inverted_share: of the crops, with light inverted. Of the wide augmentation.
         weighted_sampling: draw complex frames more often (`sampler`); otherwise every frame once an epoch.
-        patch_sampling: centre half of the crops on a pixel of a cell, where a frame has any.
+        balanced_sources: draw sources and empty frames in fixed shares, mosaics by their images (`sources`).
+        source_shares: relative shares of sources that are not to count alike.
+        patch_sampling: centre half of the crops on a pixel of a cell, where a frame has any; the wide augmentation
+            always does.
         crf: sharpen the probabilities by a conditional random field (`crf`) when the run is evaluated.
         active_learning_rounds: rounds of pseudo-labels on the frames that the model is least sure of
             (`active_learning`); 0 trains on all labels at once.
@@ -50,7 +62,8 @@ class Configuration:
         seed: of the initial weights, the draws and the augmentation.
 
     Raises:
-        ArgumentError: a crop that the network or the elastic deformation cannot carry; a last epoch without validation.
+        ArgumentError: a crop that the network or the elastic deformation cannot carry; a last epoch without validation;
+            an augmentation that nobody knows.
     """
 
     preset: str
@@ -59,6 +72,7 @@ class Configuration:
     network: str = PAPER_NETWORK
     front: str = "projection"
     dropout: float = 0.0
+    pool_window_px: int | None = None
     crop_px: int = 512
     batch_size: int = 4
     accumulation: int = 2
@@ -68,11 +82,18 @@ class Configuration:
     stabilised: bool = True
     lr_max: float = 3e-4
     lr_min: float = 3e-7
+    encoder_lr_share: float = 1.0
     warmup_share: float = 0.1
     weight_decay: float = 1e-4
     clip_norm: float = 0.5
+    weight_averaging: float | None = None
+    choose_threshold: bool = False
+    augmentation: str = PAPER_AUGMENTATION
     brightness_contrast: float = 0.2
+    inverted_share: float = 0.0
     weighted_sampling: bool = True
+    balanced_sources: bool = False
+    source_shares: Mapping[str, float] = field(default_factory=dict)
     patch_sampling: bool = False
     crf: bool = False
     active_learning_rounds: int = 0
@@ -91,6 +112,10 @@ class Configuration:
                 f"epochs must be a multiple of {self.validate_every_epochs}, so that the run ends with a validation, "
                 f"got {self.epochs}"
             )
+        if self.augmentation not in (PAPER_AUGMENTATION, WIDE_AUGMENTATION):
+            raise ArgumentError(
+                f"the augmentation is {PAPER_AUGMENTATION!r} or {WIDE_AUGMENTATION!r}, got {self.augmentation!r}"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """All fields, as they come back from a JSON file."""
@@ -103,7 +128,7 @@ class Configuration:
         learning rate and augmentation of brightness become those of the demo model.
         """
         widths = _SMALL_WIDTHS if self.network == PAPER_NETWORK else _SMALL_WIDTHS_WITHOUT_ENCODER
-        encoder = _SMALL_ENCODER if self.network == PAPER_NETWORK else self.encoder
+        encoder = _SMALL_ENCODER if self.encoder == _PAPER.encoder else self.encoder
         return replace(self, encoder=encoder, decoder_channels=widths, **_SMALL)
 
     def trained_for(self, epochs: int, say: Callable[[str], None] = lambda _: None) -> Configuration:
@@ -132,7 +157,12 @@ class Configuration:
     def architecture(self) -> Architecture:
         """The architecture that is trained."""
         return Architecture(
-            self.encoder, self.decoder_channels, network=self.network, front=self.front, dropout=self.dropout
+            self.encoder,
+            self.decoder_channels,
+            network=self.network,
+            front=self.front,
+            dropout=self.dropout,
+            pool_window_px=self.pool_window_px,
         )
 
 
@@ -169,6 +199,29 @@ _UNET = Configuration(
 )
 _ATTENTION_UNET = replace(_UNET, preset="attention-unet", network="attention-unet")
 _ATTENTION_UNET_HYBRID = replace(_ATTENTION_UNET, preset="attention-unet-hybrid", loss="hybrid")
+# A model that meets frames of microscopes that it was not trained on; start it with --encoder-weights package.
+_GENERAL = Configuration(
+    "general",
+    encoder="tu-tf_efficientnet_lite0",
+    decoder_channels=_SMALL_WIDTHS,
+    crop_px=160,
+    batch_size=8,
+    accumulation=1,
+    epochs=288,
+    validate_every_epochs=24,
+    lr_max=2e-3,
+    lr_min=2e-6,
+    encoder_lr_share=0.25,
+    warmup_share=0.08,
+    clip_norm=1.0,
+    weight_averaging=0.998,
+    choose_threshold=True,
+    augmentation=WIDE_AUGMENTATION,
+    balanced_sources=True,
+    batch_norm_momentum=0.05,
+    precision="32-true",
+    workers=1,
+)
 
 PRESETS = {
     preset.preset: preset
@@ -196,6 +249,7 @@ PRESETS = {
         replace(_PAPER, preset="unstabilised", stabilised=False),
         # A model small enough to ship.
         replace(_PAPER.small(), preset="demo"),
+        _GENERAL,
     )
 }
 

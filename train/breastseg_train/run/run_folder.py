@@ -20,7 +20,7 @@ from breastseg_train.data.dataset import DataSet
 from breastseg_train.network.checkpoint import Checkpoint, save_checkpoint
 from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.curves import curves_png
-from breastseg_train.run.module import THRESHOLD, SegmentationTraining
+from breastseg_train.run.module import SegmentationTraining
 from breastseg_train.run.stabilise import best_epoch, stabilised
 
 RUN, FIGURES, CURVES = "run.json", "metrics.csv", "curves.png"
@@ -58,21 +58,25 @@ class RunFolder(lightning.Callback):
     Args:
         folder: of the run; exists.
         description: see `run_description`.
+        encoder_weights: what the encoder started with, see `model.SegmentationModel`.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
-        self._folder, self._description = folder, description
+    def __init__(
+        self, folder: Path, description: Mapping[str, Any], encoder_weights: Mapping[str, str] | None = None
+    ) -> None:
+        self._folder, self._description, self._encoder_weights = folder, description, encoder_weights
         self._rows: list[dict[str, float]] = []
         self._validated = False
         self._started = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning stores of this callback."""
-        return {"rows": self._rows, "minutes": self._minutes()}
+        return {"rows": self._rows, "minutes": self._minutes(), "encoder_weights": self._encoder_weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from what was stored."""
         self._rows = list(state_dict["rows"])
+        self._encoder_weights = state_dict["encoder_weights"]  # of the start, whatever the resumed run was given
         self._started = time.monotonic() - 60 * state_dict["minutes"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -109,7 +113,8 @@ class RunFolder(lightning.Callback):
             return
         write_whole(self._folder / FIGURES, _csv(self._rows))
         write_whole(self._folder / CURVES, curves_png(self._rows))
-        checkpoint = Checkpoint(module.model, THRESHOLD, {**self._description, "validation": row})
+        details = {**self._description, "encoder_weights": self._encoder_weights, "validation": row}
+        checkpoint = Checkpoint(module.validated, module.threshold, details)
         self._write(LAST, lambda path: save_checkpoint(checkpoint, path))
         scores = [epoch.score for epoch in history]
         best = best_epoch(history) if module.configuration.stabilised else scores.index(max(scores))

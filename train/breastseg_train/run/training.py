@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -18,14 +19,16 @@ from torch.utils.data import DataLoader
 
 from breastseg_deploy.errors import ArgumentError, MachineError
 from breastseg_deploy.storage import make_folder, write_whole
-from breastseg_train.data.augment import Augmentation
-from breastseg_train.data.dataset import Sample, read_data_set, read_mask
+from breastseg_train.data.augment import Augment, Augmentation
+from breastseg_train.data.dataset import Sample, read_data_set
 from breastseg_train.data.frames import TrainingFrames, WholeFrames
 from breastseg_train.data.mask_statistics import mask_statistics
 from breastseg_train.data.sampler import SeededDraws
+from breastseg_train.data.sources import balanced_weights, cut_mosaics, sources
+from breastseg_train.data.wide_augment import WideAugmentation
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.network.model import SegmentationModel
-from breastseg_train.run.configuration import Configuration
+from breastseg_train.run.configuration import WIDE_AUGMENTATION, Configuration
 from breastseg_train.run.global_batch import normalise_over_all_processes
 from breastseg_train.run.lightning_border import quiet_lightning, training_ends_in_a_sentence
 from breastseg_train.run.module import SegmentationTraining
@@ -78,8 +81,16 @@ def train(
     _check_machine(processes if place().processes == 1 else place().processes_here)
     data = read_data_set(data_root, [*train_on, *validate_on], configuration.crop_px)
     description = run_description(configuration, data, {"train": train_on, "validate": validate_on})
+    training = data.samples(train_on)
     work = _Work(
-        data.samples(train_on), data.samples(validate_on), run, description, configuration, encoder_weights, start_from
+        tuple(cut_mosaics(data_root, training)) if configuration.balanced_sources else training,
+        data.samples(validate_on),
+        data_root,
+        run,
+        description,
+        configuration,
+        encoder_weights,
+        start_from,
     )
     _check_shares(work, processes)
     make_folder(run)
@@ -99,6 +110,7 @@ class _Work:
 
     training: Sequence[Sample]
     validation: Sequence[Sample]
+    data_root: Path
     run: Path
     description: Mapping[str, Any]
     configuration: Configuration
@@ -123,7 +135,8 @@ def _fit(work: _Work, max_minutes: float | None, resume: bool) -> dict[str, Any]
     """Train in this process, together with the others of its `place`."""
     run, configuration = work.run, work.configuration
     lightning.seed_everything(configuration.seed, verbose=False)
-    module = SegmentationTraining(work.model(), configuration)
+    model = work.model()
+    module = SegmentationTraining(model, configuration)
     if place().processes > 1:
         normalise_over_all_processes(module)
     with quiet_lightning():
@@ -140,7 +153,7 @@ def _fit(work: _Work, max_minutes: float | None, resume: bool) -> dict[str, Any]
             num_nodes=place().processes // place().processes_here,
             strategy=_strategy(),
             use_distributed_sampler=False,
-            callbacks=[RunFolder(run, work.description)],
+            callbacks=[RunFolder(run, work.description, model.weights_from)],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -150,7 +163,7 @@ def _fit(work: _Work, max_minutes: float | None, resume: bool) -> dict[str, Any]
         with training_ends_in_a_sentence(trainer, run):
             trainer.fit(
                 module,
-                training_loader(work.training, configuration),
+                training_loader(work.training, configuration, work.data_root),
                 DataLoader(
                     WholeFrames(work.validation[place().rank :: place().processes]), num_workers=configuration.workers
                 ),
@@ -172,22 +185,31 @@ def _strategy() -> Strategy | str:
     )
 
 
-def training_loader(samples: Sequence[Sample], configuration: Configuration) -> DataLoader[Any]:
+def training_loader(samples: Sequence[Sample], configuration: Configuration, data_root: Path) -> DataLoader[Any]:
     """Batches of augmented crops, in the order that the seed decides; of each, the share of this process."""
     weights = None
-    if configuration.weighted_sampling:
-        weights = [mask_statistics(read_mask(sample.mask)).complexity for sample in samples]
-    augmentation = Augmentation(
-        configuration.crop_px, configuration.brightness_contrast, patch_sampling=configuration.patch_sampling
-    )
+    if configuration.weighted_sampling or configuration.balanced_sources:
+        masks = [mask_statistics(np.ascontiguousarray(sample.read()[1])) for sample in samples]
+        weights = [mask.complexity for mask in masks]
+        if configuration.balanced_sources:
+            named = sources(data_root, samples)
+            weights = balanced_weights(named, masks, configuration.source_shares).tolist()
     return DataLoader(
-        TrainingFrames(samples, augmentation),
+        TrainingFrames(samples, _augmentation(configuration)),
         batch_size=configuration.batch_size // place().processes,
         sampler=SeededDraws(weights, len(samples), configuration.seed, place().rank, place().processes),
         num_workers=configuration.workers,
         persistent_workers=configuration.workers > 0,
         drop_last=True,
         generator=torch.Generator(),  # without its own, the loader draws from the model's dropout
+    )
+
+
+def _augmentation(configuration: Configuration) -> Augment:
+    if configuration.augmentation == WIDE_AUGMENTATION:
+        return WideAugmentation(configuration.crop_px, configuration.inverted_share)
+    return Augmentation(
+        configuration.crop_px, configuration.brightness_contrast, patch_sampling=configuration.patch_sampling
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,21 @@ def pixel_counts(mask: Tensor, truth: Tensor) -> Tensor:
     predicted, expected = mask.flatten(1), truth.flatten(1) > 0
     true_positive = (predicted & expected).sum(1)
     return torch.stack([true_positive, predicted.sum(1) - true_positive, expected.sum(1) - true_positive], dim=1)
+
+
+THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
+"""Among which a run chooses."""
+
+
+def best_threshold(thresholds: Sequence[float], counts: Tensor) -> int:
+    """Position of the threshold with the best mean Dice over all frames; of equals, the one nearest to 0.5.
+
+    Args:
+        thresholds: T of them.
+        counts: (N, T, 3), as `pixel_counts` makes them for each.
+    """
+    scores = [validation_figures(counts[:, at])["dice"] for at in range(len(thresholds))]
+    return max(range(len(thresholds)), key=lambda at: (scores[at], -abs(thresholds[at] - 0.5)))
 
 
 def validation_figures(counts: Tensor) -> dict[str, float]:
