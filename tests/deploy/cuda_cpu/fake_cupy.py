@@ -110,7 +110,9 @@ class ndarray:  # noqa: N801 - CuPy's name
         return len(self.host)
 
     def __getitem__(self, key: Any) -> ndarray:
-        return ndarray((), host=np.asarray(self.host[key]))
+        view = ndarray((), host=np.asarray(self.host[key]))
+        view.device = self.device
+        return view
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.host[key] = value.host if isinstance(value, ndarray) else value

@@ -465,9 +465,9 @@ def test_an_error_that_stays_closes_the_segmenter_and_every_call_says_so(
             segment(FRAMES[0])
     network.spoil = lambda logits: None
     said = [str(failure.value)]
-    for frames in (FRAMES[0], FRAMES[:5], CudaBuffer(FRAMES[0])):
+    for frames in (FRAMES[:1], FRAMES[:5], CudaBuffer(FRAMES[:1])):
         with pytest.raises(BackendError, match="the GPU failed for good while") as failure:
-            segment(frames)
+            segment.batch(frames)
         said.append(str(failure.value))
     assert len(set(said)) == 1
     assert "(cudaErrorIllegalAddress: an illegal memory access): this Segmenter is closed" in said[0]
@@ -498,14 +498,14 @@ def test_a_dead_gpu_that_cannot_even_be_chosen_is_an_error_in_words(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cupy_on_cpu.cuda, "Device", Device)
-        segment = segmenter(bundle, GpuPipeline(bundle, lambda stream: network, AllPassed()))
+        segment = segmenter(bundle, GpuPipeline(bundle, lambda stream: network, all_passed))
         if where == "entering":  # the failure itself went unnoticed, as after another library's
             dead.append("cudaErrorIllegalAddress: an illegal memory access")
         network.spoil = fail
         patch.setattr(cupy_on_cpu.cuda.Stream, "synchronize", fail)
-        for frames in (FRAMES[0], FRAMES[:5], CudaBuffer(FRAMES[0])):
+        for frames in (FRAMES[:1], FRAMES[:5], CudaBuffer(FRAMES[:1])):
             with pytest.raises(BackendError, match=r"the GPU failed for good while .*cudaErrorIllegalAddress"):
-                segment(frames)
+                segment.batch(frames)
         segment.close()
 
 
