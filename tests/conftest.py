@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while t
 BUNDLE_SIDE_PX = 128
 REQUIRE_GPU = os.environ.get("BREASTSEG_REQUIRE_GPU") == "1"
 """On a machine that is to prove the GPU path: no test of it may be skipped, for whatever reason."""
+DEMO_BUNDLE = os.environ.get("BREASTSEG_DEMO_BUNDLE")
 ROOT = Path(__file__).resolve().parents[1]
 MICROSCOPY = ROOT.parent / "shared" / "data"
 
@@ -72,7 +73,12 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
 
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the demo checkpoint for 128 x 128 frames, made once; tests that alter it take `bundle_copy`."""
+    """A bundle of the demo checkpoint for 128 x 128 frames, made once; tests that alter it take `bundle_copy`.
+
+    BREASTSEG_DEMO_BUNDLE names one that was made elsewhere, for machines that cannot export.
+    """
+    if DEMO_BUNDLE is not None:
+        return Path(DEMO_BUNDLE)
 
     def make(place: Path) -> None:
         from breastseg_export.exporter import export_bundle

@@ -18,7 +18,7 @@ from breastseg_deploy.engines.api import (
     TensorRTRtx,
 )
 from breastseg_deploy.engines.flavour import Flavour, load, version
-from breastseg_deploy.engines.inspection import check_engine
+from breastseg_deploy.engines.inspection import Convolutions, inspect_engine
 from breastseg_deploy.engines.network import TypeHistogram, checked_types, parse_network
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.errors import ArgumentError, BackendError
@@ -35,12 +35,15 @@ class BuiltEngine:
         type_histogram: number of layers by kind and type, e.g. {"CONVOLUTION": {"FLOAT": 3, "HALF": 357}}.
         seconds: wall time of the build.
         timing_cache: for the next build with the same flavour, version and GPU; None where the flavour keeps none.
+        convolutions: read back from the engine; None for TensorRT-RTX, which fuses all into one layer and tells nothing
+            of it.
     """
 
     plan: bytes
     type_histogram: TypeHistogram
     seconds: float
     timing_cache: bytes | None
+    convolutions: Convolutions | None = None
 
 
 def build_engine(
@@ -61,8 +64,8 @@ def build_engine(
 
     Raises:
         MachineError: the flavour is not installed.
-        BackendError: the parser cannot take the network, a convolution outside the islands is not HALF, or the
-            builder failed.
+        BackendError: the parser cannot take the network, a convolution outside the islands is not HALF, the builder
+            failed, or the engine's convolutions are not, or not told to be, of the network's types.
         ArgumentError: a compute capability that the flavour cannot build for.
     """
     trt = load(request.flavour)
@@ -93,10 +96,13 @@ def build_engine(
             f"{log.first_error()}; see its log under Python's logger {log.LOG.name!r}"
         )
     plan = bytes(memory)
-    if not request.flavour.builds_for_other_gpus:  # TensorRT-RTX fuses all into one layer and tells nothing of it
-        check_engine(trt, plan, histogram)
     say(f"built {len(plan):,} bytes in {seconds:.1f} s: {_words(histogram)}")
-    return BuiltEngine(plan, histogram, seconds, _timings(config) if keeps_timings else None)
+    found = None if request.flavour.builds_for_other_gpus else inspect_engine(trt, plan, histogram)
+    if found is not None:
+        say(f"convolutions of the engine: {found}")
+        for tactic, number in sorted(found.tactics.items()):
+            log.LOG.info("%d convolutions by %s", number, tactic)
+    return BuiltEngine(plan, histogram, seconds, _timings(config) if keeps_timings else None, found)
 
 
 def buildable_capabilities(flavour: Flavour) -> list[str]:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
-from breastseg_deploy.engines.flavour import FlavourName, flavour_named, load, version
+from breastseg_deploy.engines.build import buildable_capabilities
+from breastseg_deploy.engines.flavour import Flavour, FlavourName, flavour_named, load, version
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import Engine, obtain_engine
 from breastseg_deploy.errors import BackendError, BreastsegError, MachineError, OutputError
@@ -46,12 +47,24 @@ def check_tensorrt(name: FlavourName, machine: Machine) -> str:
     """What would serve, in words.
 
     Raises:
-        MachineError: no GPU, or CuPy or this TensorRT is not installed.
+        MachineError: no GPU, or one that this TensorRT builds no engines for; CuPy or this TensorRT is not installed.
         BackendError: one of them is installed and cannot be loaded.
     """
-    flavour, gpu = flavour_named(name), needed_gpu(machine)
+    flavour, gpu = _flavour_and_gpu(name, machine)
     with _vendor(flavour.title):
         return f"{flavour.title} {version(load(flavour))} on {gpu}"
+
+
+def _flavour_and_gpu(name: FlavourName, machine: Machine) -> tuple[Flavour, Gpu]:
+    flavour, gpu = flavour_named(name), needed_gpu(machine)
+    with _vendor(flavour.title):
+        able = buildable_capabilities(flavour)
+        if able and gpu.compute_capability not in able:
+            raise MachineError(
+                f"{flavour.title} {version(load(flavour))} builds engines for the compute capabilities "
+                f"{', '.join(able)}, this machine has {gpu}; use TensorRT or ONNX Runtime on it"
+            )
+    return flavour, gpu
 
 
 def open_tensorrt(
@@ -79,7 +92,7 @@ def open_tensorrt(
         BundleError: the bundle holds no float16 network, or a file of it was altered.
         OutputError: the cache folder cannot be written.
     """
-    flavour, gpu = flavour_named(name), needed_gpu(machine)
+    flavour, gpu = _flavour_and_gpu(name, machine)
     verdicts, refused = Verdicts(machine), list[str]()
 
     def pipeline(engine: Engine) -> GpuPipeline:

@@ -105,7 +105,7 @@ class GpuPipeline:
         self, frames: Any, *, bit_depth: int | None = None, is_batch: bool, probability: bool = True
     ) -> Inference:
         """Probabilities and masks (N, H, W) of frames on the GPU; see `DeviceBackend.infer_on_device`."""
-        with self._on_gpu(1):
+        with self._lock, self._guard.watch(1), self._device:
             batch = self._view(frames, bit_depth, is_batch)
         with self._on_gpu(len(batch)):
             return _joined([self._run(self._lane(len(piece)), piece, bit_depth) for piece in _pieces(batch)])
@@ -118,8 +118,12 @@ class GpuPipeline:
 
     @contextmanager
     def _on_gpu(self, frames: int) -> Iterator[None]:
-        """One thread at a time; our device and stream are the current ones inside, the caller's again afterwards."""
-        with self._lock, self._device, self._guard.watch(frames), self._stream:
+        """One thread at a time; our device and stream are the current ones inside, the caller's again afterwards.
+
+        The guard is around device and stream: on a GPU that has failed for good, choosing them fails as well. The
+        device comes before the stream: CuPy refuses a stream of a device that is not the current one.
+        """
+        with self._lock, self._guard.watch(frames), self._device, self._stream:
             yield
 
     def _lane(self, batch: int) -> _Lane:
@@ -208,13 +212,17 @@ class GpuPipeline:
         return float(self._cupy.cuda.get_elapsed_time(before, after)) / 1000
 
     def _view(self, frames: Any, bit_depth: int | None, is_batch: bool) -> Any:
-        """Frames on our device as a CuPy batch over the same memory; their producer is waited for on our stream.
+        """Frames on our device as a CuPy batch over the same memory; whoever still writes them is waited for.
 
-        Both protocols let the producer name its stream. Many name none and work on the default stream (PyTorch's
-        `__cuda_array_interface__` is such a one), for which ours would not wait by itself.
+        The caller's stream must be the current one. What CuPy has put there is waited for by an event, since a
+        non-blocking stream such as ours waits for no other by itself. DLPack makes the current stream wait for its
+        producer, so it is asked here, where that is the caller's: CuPy itself records on the *current* stream, and if
+        that were ours, nothing would be waited for. PyTorch's `__cuda_array_interface__` names no stream and works on
+        the default stream, so that is waited for as well.
         """
-        self._stream.wait_event(self._cupy.cuda.Stream.null.record())
         view = taken(self._cupy, frames)
+        for stream in (self._cupy.cuda.get_current_stream(), self._cupy.cuda.Stream.null):
+            self._stream.wait_event(stream.record())
         if not is_batch:
             view = view[np.newaxis]
         frame_count(view.shape[1:] if not is_batch else view.shape, view.dtype, self._size_px, bit_depth)

@@ -41,7 +41,11 @@ def quick_edge(cupy_on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None
 
     def on_host(frames: Any, size_px: tuple[int, int], parameters: Any, *, bit_depth: Any, out: Any, **_: Any) -> None:
         assert isinstance(frames, cupy_on_cpu.ndarray)
-        out.host[...] = network_input(rgb_batch(frames.host, size_px, bit_depth=bit_depth), parameters)
+
+        def run() -> None:
+            out.host[...] = network_input(rgb_batch(frames.host, size_px, bit_depth=bit_depth), parameters)
+
+        cupy_on_cpu.cuda.get_current_stream().put(run)
 
     monkeypatch.setattr(gpu_ops, "network_input", on_host)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from cuda_cpu import fake_cupy
 from numpy.typing import NDArray
 
 from breastseg_deploy.bundle import Bundle
@@ -99,6 +100,9 @@ class HostBound:
 
     def enqueue(self) -> None:
         self._network.runs.append(self._batch)
+        fake_cupy.cuda.get_current_stream().put(self._run)
+
+    def _run(self) -> None:
         self._inner.enqueue()
         self._network.spoil(self._logits)
 

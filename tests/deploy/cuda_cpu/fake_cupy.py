@@ -3,21 +3,22 @@
 It stands in for the device, not for CuPy: what the code around a kernel does (which buffer, which stream, which error)
 and what the kernel computes are the real thing. It is as strict as CuPy where that matters: device arrays do not turn
 into NumPy arrays by themselves, and kernels take device arrays and numbers. `allocations` and `launches` count, so that
-a test can show that a call makes no new buffer. Streams keep no queue: all is done when a call returns.
+a test can show that a call makes no new buffer.
 """
 
 from __future__ import annotations
 
 import ctypes
-import threading
-import time
 import types
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from cuda_cpu import fake_streams as streams
 from cuda_cpu.compiled import CpuModule, scalar
+from cuda_cpu.fake_streams import CUDARuntimeError, Device, Event, ExternalStream, Stream
 
 __version__ = "14.0.0"
 uint8, uint16, uint32, uint64, int32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32
@@ -31,7 +32,6 @@ modules: list[tuple[int, tuple[str, ...]]] = []
 """Modules compiled so far: the device that was current, and the options."""
 copies: list[str] = []
 """Copies between host and device so far: "to device" or "to host"."""
-_here = threading.local()
 
 
 class MemoryPointer:
@@ -42,21 +42,21 @@ class MemoryPointer:
         self.ptr: int = owner.host.ctypes.data
 
     def memset_async(self, value: int, size: int, stream: Any = None) -> None:
-        ctypes.memset(self.ptr, value, size)
+        streams.chosen(stream).put(lambda: ctypes.memset(self.ptr, value, size))
 
     def memset(self, value: int, size: int) -> None:
         ctypes.memset(self.ptr, value, size)
 
     def copy_from_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
         copies.append("to device")
-        ctypes.memmove(self.ptr, getattr(mem, "value", mem), size)
+        streams.chosen(stream).put(lambda: ctypes.memmove(self.ptr, getattr(mem, "value", mem), size))
 
     def copy_to_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
         copies.append("to host")
-        ctypes.memmove(getattr(mem, "value", mem), self.ptr, size)
+        streams.chosen(stream).put(lambda: ctypes.memmove(getattr(mem, "value", mem), self.ptr, size))
 
     def copy_from_device_async(self, src: Any, size: int, stream: Any = None) -> None:
-        ctypes.memmove(self.ptr, src.ptr, size)
+        streams.chosen(stream).put(lambda: ctypes.memmove(self.ptr, src.ptr, size))
 
 
 class ndarray:  # noqa: N801 - CuPy's name
@@ -70,7 +70,7 @@ class ndarray:  # noqa: N801 - CuPy's name
             host.view(np.uint8).fill(0xFF) if host.ndim else None  # what was never written shows as NaN
             allocations.append(host.shape)
         self.host = host
-        self.device = cuda.Device(_device())
+        self.device = cuda.Device(streams.current_device())
 
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
@@ -90,8 +90,18 @@ class ndarray:  # noqa: N801 - CuPy's name
             "data": (self.host.ctypes.data, False),
             "strides": None if self.flags.c_contiguous else self.strides,
             "version": 3,
-            "stream": 1,
+            "stream": streams.current_stream().ptr or 1,
         }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device.id
+
+    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
+        """CuPy's rule: the consumer waits for the stream that is current now, which need not be the producer's."""
+        current, consumer = streams.current_stream(), ExternalStream(1 if stream is None else stream)
+        if stream != -1 and consumer.ptr != current.ptr:
+            consumer.wait_event(current.record())
+        return self.host
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -100,7 +110,9 @@ class ndarray:  # noqa: N801 - CuPy's name
         return len(self.host)
 
     def __getitem__(self, key: Any) -> ndarray:
-        return ndarray((), host=np.asarray(self.host[key]))
+        view = ndarray((), host=np.asarray(self.host[key]))
+        view.device = self.device
+        return view
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.host[key] = value.host if isinstance(value, ndarray) else value
@@ -116,16 +128,17 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
         copies.append("to host")
-        if out is None:
-            return self.host.copy()
-        _same(out, self.host)
-        out[...] = self.host
-        return out
+        found = np.empty_like(self.host) if out is None else out
+        _same(found, self.host)
+        streams.chosen(stream).put(partial(np.copyto, found, self.host))
+        if blocking:
+            streams.chosen(stream).run()
+        return found
 
     def set(self, arr: np.ndarray[Any, Any], stream: Any = None) -> None:
         copies.append("to device")
         _same(arr, self.host)
-        self.host[...] = arr
+        streams.chosen(stream).put(partial(np.copyto, self.host, arr))
 
     def fill(self, value: Any) -> None:
         self.host.fill(value)
@@ -162,7 +175,7 @@ class RawModule:
     """Set by a test to run the threads of every block last to first."""
 
     def __init__(self, *, code: str, options: Sequence[str] = (), backend: str = "nvrtc", **_: Any) -> None:
-        modules.append((_device(), tuple(options)))
+        modules.append((streams.current_device(), tuple(options)))
         self._module = CpuModule(code, options)
 
     def compile(self, log_stream: Any = None) -> None:
@@ -186,10 +199,12 @@ class Kernel:
     ) -> None:
         if shared_mem:
             raise NotImplementedError("the CPU runs kernels with __shared__ arrays of fixed size only")
-        launches.append((self.name, (stream or cuda.get_current_stream()).ptr))
+        launches.append((self.name, streams.chosen(stream).ptr))
         self._module.backwards = RawModule.backwards
         values = [ctypes.c_void_p(a.host.ctypes.data) if isinstance(a, ndarray) else scalar(a) for a in args]
-        self._module.call(self.name, grid, block, values)
+        streams.chosen(stream).put(
+            lambda: args and self._module.call(self.name, grid, block, values)
+        )  # `args` keeps the arrays
 
 
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
@@ -213,11 +228,16 @@ def asarray(
 ) -> ndarray:
     """A device array as it is; a view of `__cuda_array_interface__`; a copy of anything on the host."""
     if not isinstance(a, ndarray) and hasattr(a, "__cuda_array_interface__"):
+        if a.__cuda_array_interface__.get("stream") is not None:
+            ExternalStream(a.__cuda_array_interface__["stream"]).synchronize()
         a = ndarray((), host=_viewed(a))
     if isinstance(a, ndarray):
         return a if dtype is None else a.astype(dtype, copy=False)
     copies.append("to device")
-    return _made(np.array(a, dtype))
+    made = _made(np.array(a, dtype))
+    if blocking:
+        streams.current_stream().run()
+    return made
 
 
 array = asarray
@@ -238,108 +258,6 @@ def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
     if kind not in (2, 13):
         raise TypeError("CPU arrays cannot be directly imported to CuPy.")
     return ndarray((), host=array.__dlpack__(stream=cuda.get_current_stream().ptr or 1))
-
-
-class Stream:
-    """A stream: current inside `with`, and a number for the engine."""
-
-    null: Stream
-    _next = 0x1000
-
-    def __init__(
-        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
-    ) -> None:
-        Stream._next += 16
-        self.ptr = 0 if null else Stream._next
-        self.synchronized = 0
-        self._outer: list[Any] = []
-
-    def __enter__(self) -> Stream:
-        self._outer.append(_current_stream())
-        _here.stream = self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _here.stream = self._outer.pop()
-
-    def use(self) -> Stream:
-        _here.stream = self
-        return self
-
-    def synchronize(self) -> None:
-        self.synchronized += 1
-
-    def wait_event(self, event: Any) -> None:
-        """Nothing is ever pending."""
-
-    def record(self, event: Any = None) -> Any:
-        return event or Event()
-
-    def begin_capture(self, mode: Any = None) -> None:
-        raise RuntimeError("the CPU captures no graphs")
-
-    def end_capture(self) -> Any:
-        raise RuntimeError("the CPU captures no graphs")
-
-    def is_capturing(self) -> bool:
-        return False
-
-
-Stream.null = Stream(null=True)
-
-
-class ExternalStream(Stream):
-    """Somebody else's stream."""
-
-    def __init__(self, ptr: int, device_id: int = -1) -> None:
-        super().__init__()
-        self.ptr = ptr
-
-
-class Event:
-    """A point on a stream."""
-
-    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        self.recorded_s: float | None = None
-
-    def record(self, stream: Any = None) -> None:
-        self.recorded_s = time.perf_counter()
-
-    def synchronize(self) -> None: ...
-
-
-class Device:
-    """A device by number; `devices.count` of `cuda.runtime` says how many there are."""
-
-    def __init__(self, device: int | None = None) -> None:
-        self.id = _device() if device is None else int(device)
-        self._outer: list[int] = []
-
-    compute_capability = "86"
-
-    def __enter__(self) -> Device:
-        self._outer.append(_device())
-        _here.device = self.id
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _here.device = self._outer.pop()
-
-    def __int__(self) -> int:
-        return self.id
-
-    def use(self) -> None:
-        _here.device = self.id
-
-    def synchronize(self) -> None: ...
-
-    @property
-    def mem_info(self) -> tuple[int, int]:
-        return 8 << 30, 8 << 30
-
-
-class CUDARuntimeError(RuntimeError):
-    """What CuPy raises for an error of the CUDA runtime; tests raise it themselves."""
 
 
 class CUDADriverError(RuntimeError):
@@ -367,27 +285,14 @@ class _Pool:
         return 0
 
 
-def _elapsed_ms(start: Event, end: Event) -> float:
-    if start.recorded_s is None or end.recorded_s is None:
-        raise CUDARuntimeError("cudaErrorInvalidResourceHandle: the event was never recorded")
-    return (end.recorded_s - start.recorded_s) * 1000
-
-
-def _device() -> int:
-    return getattr(_here, "device", 0)
-
-
-def _current_stream() -> Stream:
-    return getattr(_here, "stream", Stream.null)
-
-
-def _set_device(device: int) -> None:
-    _here.device = int(device)
-
-
-def _made(host: np.ndarray[Any, Any]) -> ndarray:
-    allocations.append(host.shape)
-    return ndarray((), host=host)
+def _made(values: np.ndarray[Any, Any]) -> ndarray:
+    """An array that is filled in the order of the current stream."""
+    if not streams.late:
+        allocations.append(values.shape)
+        return ndarray((), host=values)
+    array = ndarray(values.shape, values.dtype)
+    streams.current_stream().put(partial(np.copyto, array.host, values))
+    return array
 
 
 def _same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> None:
@@ -403,21 +308,17 @@ def _viewed(a: Any) -> np.ndarray[Any, Any]:
 
 
 runtime = types.SimpleNamespace(
-    getDevice=_device,
-    setDevice=_set_device,
+    getDevice=streams.current_device,
+    setDevice=streams.set_device,
     getDeviceCount=lambda: 1,
     getDeviceProperties=lambda device: {
         "name": b"no GPU: kernels on the CPU", "major": 8, "minor": 6, "totalGlobalMem": 8 << 30,
     },
     driverGetVersion=lambda: 13000,
     runtimeGetVersion=lambda: 13000,
-    deviceSynchronize=lambda: None,
-    streamSynchronize=lambda ptr: None,
-    memcpyAsync=lambda dst, src, size, kind, stream: ctypes.memmove(dst, src, size) and None,
+    deviceSynchronize=lambda: [stream.run() for stream in Stream._known.values()] and None,
+    streamSynchronize=lambda ptr: ExternalStream(ptr).run(),
     CUDARuntimeError=CUDARuntimeError,
-    memcpyHostToDevice=1,
-    memcpyDeviceToHost=2,
-    memcpyDeviceToDevice=3,
 )  # fmt: skip
 
 cuda = types.SimpleNamespace(
@@ -428,8 +329,8 @@ cuda = types.SimpleNamespace(
     MemoryPointer=MemoryPointer,
     PinnedMemory=_PinnedMemory,
     alloc_pinned_memory=_PinnedMemory,
-    get_current_stream=_current_stream,
-    get_elapsed_time=_elapsed_ms,
+    get_current_stream=streams.current_stream,
+    get_elapsed_time=streams.elapsed_ms,
     is_available=lambda: True,
     runtime=runtime,
     driver=types.SimpleNamespace(CUDADriverError=CUDADriverError),
@@ -447,8 +348,8 @@ def get_default_pinned_memory_pool() -> Any:
 
 
 def forget() -> None:
-    """Start counting again, on device 0 and the null stream."""
+    """Start counting again, on device 0 and the null stream, with nothing under way."""
+    streams.forget()
     for counted in (allocations, launches, modules, copies):
         counted.clear()
-    _here.device, _here.stream = 0, Stream.null
     RawModule.backwards = False

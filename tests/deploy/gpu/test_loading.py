@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,7 +74,8 @@ def rtx(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cupy_on_cpu: ModuleType, quick_edge: None, float16: Float16Network
 ) -> WithRtx:
     vendor = ModuleType("tensorrt_rtx")
-    vendor.__version__ = "1.7.1.116"  # type: ignore[attr-defined]
+    members = dict.fromkeys(("SM80", "SM86", "SM89", "SM120"))
+    vars(vendor).update(__version__="1.7.1.116", ComputeCapability=SimpleNamespace(__members__=members))
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", vendor)
     return WithRtx(float16, tmp_path / "cache")
 
@@ -256,6 +257,26 @@ def test_check_names_version_and_gpu(rtx: WithRtx) -> None:
     assert check_tensorrt("tensorrt-rtx", rtx.machine) == (
         "TensorRT-RTX 1.7.1.116 on NVIDIA Test, compute capability 8.6, driver 580.82"
     )
+
+
+@pytest.fixture
+def hopper(tmp_path: Path, cupy_on_cpu: ModuleType) -> Machine:
+    """A GPU that the real TensorRT-RTX knows nothing of."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    return Machine(gpu=replace(GPU, name="NVIDIA Hopper", compute_capability="9.0"), cache=tmp_path / "cache")
+
+
+def test_a_gpu_that_rtx_builds_no_engines_for_lacks_something(hopper: Machine, bundle: Bundle) -> None:
+    with pytest.raises(MachineError) as failure:
+        choose(bundle, "tensorrt-rtx", hopper)
+    assert "builds engines for the compute capabilities 7.5, 8.0, 8.6, 8.9, 12.0, 12.1" in str(failure.value)
+    assert "this machine has NVIDIA Hopper, compute capability 9.0" in str(failure.value)
+
+
+def test_what_rtx_cannot_build_for_does_not_keep_strict_from_the_next_backend(hopper: Machine, bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"the CPU may not serve in its place") as failure:
+        choose(bundle, machine=hopper, strict=True)
+    assert "onnxruntime-cuda (" in str(failure.value)
 
 
 def test_onnxruntime_on_cuda_runs_the_goldens_at_every_open(rtx: WithRtx, bundle: Bundle) -> None:

@@ -130,19 +130,19 @@ class WithoutStream:
         return {**self._array.__cuda_array_interface__, "stream": None}
 
 
-@pytest.mark.parametrize("way", ["dlpack", "default stream"])
-def test_frames_that_are_still_being_made_are_waited_for(segment: Segmenter, way: str) -> None:
+@pytest.mark.parametrize("way", [lambda array: array, ByDlpack, WithoutStream], ids=["cupy", "dlpack", "no stream"])
+@pytest.mark.parametrize("callers", ["null", "blocking", "non-blocking"])
+def test_frames_that_are_still_being_made_are_waited_for(segment: Segmenter, way: Any, callers: str) -> None:
     import cupy
 
     wanted = segment(FRAMES[0]).mask
     null = cupy.cuda.Stream.null
-    with null if way == "default stream" else cupy.cuda.Stream(non_blocking=True):
+    with null if callers == "null" else cupy.cuda.Stream(non_blocking=callers == "non-blocking"):
         busy = cupy.ones((4096, 4096), np.float32)
         for _ in range(50):
             busy = busy @ busy * 0
         late = cupy.asarray(FRAMES[0]) + busy[:1, :1].astype(np.uint8)
-        frames = WithoutStream(late) if way == "default stream" else ByDlpack(late)
-        np.testing.assert_array_equal(segment(frames).mask, wanted)
+        np.testing.assert_array_equal(segment(way(late)).mask, wanted)
 
 
 def test_a_full_gpu_is_an_error_and_the_next_call_works(demo_bundle: Path, segment: Segmenter) -> None:

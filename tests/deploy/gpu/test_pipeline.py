@@ -289,21 +289,88 @@ def test_frames_on_another_gpu_are_refused(cupy_on_cpu: ModuleType, pipeline: Gp
         segmenter(bundle, pipeline)(elsewhere)
 
 
-def test_frames_that_name_no_stream_are_waited_for_on_the_default_stream(
-    cupy_on_cpu: ModuleType, pipeline: GpuPipeline, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+class OwnStream:
+    """A tensor whose library has a current stream of its own, unknown to CuPy, as PyTorch does; by DLPack alone."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._stream = fake_cupy.Stream(non_blocking=True)
+        self._array = fake_cupy.empty(values.shape, values.dtype)
+        self._stream.put(lambda: np.copyto(self._array.host, values))
+        self.shape = values.shape
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        fake_cupy.cuda.ExternalStream(stream).wait_event(self._stream.record())
+        return self._array.host
+
+
+class ByDlpack:
+    """A CuPy array behind DLPack, which therefore follows CuPy's rule."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        array = fake_cupy.asarray(values)
+        self.shape, self.__dlpack__, self.__dlpack_device__ = array.shape, array.__dlpack__, array.__dlpack_device__
+
+
+class WithoutStream:
+    """An interface that does not say which stream writes the array, as PyTorch's."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._array = fake_cupy.asarray(values)
+        self.shape = values.shape
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self._array.__cuda_array_interface__, "stream": None}
+
+
+def any_stream() -> Any:
+    return fake_cupy.Stream()
+
+
+def non_blocking() -> Any:
+    return fake_cupy.Stream(non_blocking=True)
+
+
+def null() -> Any:
+    return fake_cupy.Stream.null
+
+
+@pytest.mark.parametrize(
+    ("make", "callers"),
+    [
+        (fake_cupy.asarray, non_blocking),
+        (fake_cupy.asarray, any_stream),
+        (fake_cupy.asarray, null),
+        (ByDlpack, non_blocking),
+        (ByDlpack, null),
+        (OwnStream, non_blocking),
+        (OwnStream, null),
+        (WithoutStream, non_blocking),
+        (WithoutStream, null),
+    ],
+)
+def test_frames_that_are_still_being_written_are_waited_for(
+    cupy_on_cpu: ModuleType, pipeline: GpuPipeline, bundle: Bundle, make: Any, callers: Any
 ) -> None:
-    recorded, waited = [], []
+    """Nothing on a stream is done before somebody waits for it: what is read too early is what was there before."""
+    segment = segmenter(bundle, pipeline)
+    wanted = segment(FRAMES[0])
+    cupy_on_cpu.streams.late = True
+    with callers():
+        found = segment(make(FRAMES[0]))
+    np.testing.assert_array_equal(found.probability, wanted.probability)
 
-    def record(stream: Any, event: Any = None) -> Any:
-        recorded.append((stream.ptr, made := cupy_on_cpu.cuda.Event()))
-        return made
 
-    monkeypatch.setattr(cupy_on_cpu.cuda.Stream, "record", record)
-    monkeypatch.setattr(cupy_on_cpu.cuda.Stream, "wait_event", lambda stream, event: waited.append((stream.ptr, event)))
-    segmenter(bundle, pipeline)(CudaBuffer(FRAMES[0]))
-    ((default, made),), ((ours, awaited),) = recorded, waited
-    assert default == 0 != ours
-    assert made is awaited
+def test_the_host_goes_on_only_when_its_answer_is_there(
+    cupy_on_cpu: ModuleType, pipeline: GpuPipeline, bundle: Bundle
+) -> None:
+    cupy_on_cpu.streams.late = True
+    for frames in (FRAMES[:1], FRAMES[:3], FRAMES[3:4]):
+        answer = pipeline.infer(frames)
+        np.testing.assert_allclose(answer.probability, light_probability(frames, bundle), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("frames", [CudaBuffer(FRAMES[0]), Dlpack(FRAMES[0]), Dlpack(FRAMES[0], kind=13)])
@@ -398,13 +465,48 @@ def test_an_error_that_stays_closes_the_segmenter_and_every_call_says_so(
             segment(FRAMES[0])
     network.spoil = lambda logits: None
     said = [str(failure.value)]
-    for frames in (FRAMES[0], FRAMES[:5], CudaBuffer(FRAMES[0])):
+    for frames in (FRAMES[:1], FRAMES[:5], CudaBuffer(FRAMES[:1])):
         with pytest.raises(BackendError, match="the GPU failed for good while") as failure:
-            segment(frames)
+            segment.batch(frames)
         said.append(str(failure.value))
     assert len(set(said)) == 1
     assert "(cudaErrorIllegalAddress: an illegal memory access): this Segmenter is closed" in said[0]
     segment.close()
+
+
+@pytest.mark.parametrize("where", ["entering", "leaving"])
+def test_a_dead_gpu_that_cannot_even_be_chosen_is_an_error_in_words(
+    cupy_on_cpu: ModuleType, bundle: Bundle, network: HostNetwork, quick_edge: None, where: str
+) -> None:
+    """CUDA reports an error that stays at every later call, choosing the device included."""
+    dead: list[str] = []
+
+    def fail(*_: Any) -> None:
+        dead.append("cudaErrorIllegalAddress: an illegal memory access")
+        raise cupy_on_cpu.cuda.runtime.CUDARuntimeError(dead[0])
+
+    class Device(fake_cupy.Device):
+        def __enter__(self) -> fake_cupy.Device:
+            if dead and where == "entering":
+                raise cupy_on_cpu.cuda.runtime.CUDARuntimeError(dead[0])
+            return super().__enter__()
+
+        def __exit__(self, *found: object) -> None:
+            super().__exit__(*found)
+            if dead and where == "leaving":
+                raise cupy_on_cpu.cuda.runtime.CUDARuntimeError(dead[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy_on_cpu.cuda, "Device", Device)
+        segment = segmenter(bundle, GpuPipeline(bundle, lambda stream: network, all_passed))
+        if where == "entering":  # the failure itself went unnoticed, as after another library's
+            dead.append("cudaErrorIllegalAddress: an illegal memory access")
+        network.spoil = fail
+        patch.setattr(cupy_on_cpu.cuda.Stream, "synchronize", fail)
+        for frames in (FRAMES[:1], FRAMES[:5], CudaBuffer(FRAMES[:1])):
+            with pytest.raises(BackendError, match=r"the GPU failed for good while .*cudaErrorIllegalAddress"):
+                segment.batch(frames)
+        segment.close()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
