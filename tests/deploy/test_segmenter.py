@@ -315,7 +315,7 @@ class SlowEngine:
         self.events: list[str] = []
         self.entered, self.let_go = threading.Event(), threading.Event()
 
-    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+    def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         self.entered.set()
         assert self.let_go.wait(20)
         self.events.append("inferred")

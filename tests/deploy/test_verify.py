@@ -101,7 +101,7 @@ def test_a_frame_of_another_size_is_refused_by_name(bundle_copy: Path, tmp_path:
     (tmp_path / "small.png").write_bytes(png_bytes(np.zeros((64, 64), np.uint8)))
     with (
         Segmenter.open(bundle_copy, "onnxruntime") as segment,
-        pytest.raises(FrameError, match=r"small.png: frames must be \(128, 128\)"),
+        pytest.raises(FrameError, match=r"small.png: a frame is \(H, W\) or \(H, W, 3\) of 128 x 128 px"),
     ):
         check_frames(segment, find_frames([tmp_path / "small.png"]))
 

@@ -41,7 +41,7 @@ def test_a_data_set_folder_brings_its_masks(tmp_path: Path) -> None:
 
 def test_a_frame_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path / "small.png", np.zeros((32, 64), np.uint8))
-    with pytest.raises(FrameError, match=r"small\.png: frames must be \(64, 64\) grey"):
+    with pytest.raises(FrameError, match=r"small\.png: a frame is \(H, W\) or \(H, W, 3\) of 64 x 64 px"):
         Samples(tmp_path, SIZE)[0]
 
 

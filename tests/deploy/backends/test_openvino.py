@@ -299,7 +299,7 @@ def test_verify_runs_by_it(demo_bundle: Path, capsys: pytest.CaptureFixture[str]
     assert "backend openvino: asked for by name" in told.err
 
 
-def test_goldens_passed_are_told(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_goldens_passed_are_told(bundle: Bundle, machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "breastseg_deploy"):
         open_openvino(bundle, machine).close()
     assert f"{len(bundle.manifest.goldens)} goldens passed on this machine, worst Dice" in caplog.text

@@ -30,7 +30,7 @@ NO_OPENVINO = MachineError("openvino is needed here and not installed: pip insta
 class Serving:
     """An engine that answers nothing in particular."""
 
-    def infer(self, rgb: NDArray[np.uint8]) -> Inference:
+    def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         return Inference(np.full(rgb.shape[:3], 0.25, np.float32), {})
 
     def close(self) -> None: ...

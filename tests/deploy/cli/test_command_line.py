@@ -182,9 +182,7 @@ def test_one_bad_frame_fails_alone(demo_bundle: Path, tmp_path: Path, capsys: py
     assert [Path(frame["frame"]).name for frame in found["failed"]] == ["b.png", "c.png"]
     damaged, small = error_lines(said.err)
     assert "b.png is damaged or no image" in damaged
-    assert (
-        "c.png: frames must be (128, 128) grey or (128, 128, 3) RGB, or a batch of those, got shape (64, 64)" in small
-    )
+    assert "c.png: a frame is (H, W) or (H, W, 3) of 128 x 128 px, got (64, 64); frames are never resized here" in small
 
 
 def test_an_engine_that_fails_on_a_frame_is_reported_for_that_frame(
@@ -569,13 +567,13 @@ def test_doctor_says_that_this_machine_can_segment(capsys: pytest.CaptureFixture
 
 def test_doctor_ends_with_4_and_the_remedy_where_no_engine_is_installed() -> None:
     code = (
-        "import sys, breastseg_deploy.capabilities as machine\n"
+        "import sys, importlib.metadata as metadata\n"
         "sys.modules['openvino'] = None\n"
-        "installed = machine.version\n"
+        "installed = metadata.version\n"
         "def version(name):\n"
-        "    if name.startswith(('onnxruntime', 'openvino')): raise machine.PackageNotFoundError(name)\n"
+        "    if name.startswith(('onnxruntime', 'openvino')): raise metadata.PackageNotFoundError(name)\n"
         "    return installed(name)\n"
-        "machine.version = version\n"
+        "metadata.version = version\n"
         "from breastseg_deploy.cli.main import main; sys.exit(main(['doctor']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
