@@ -30,4 +30,9 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if runs else 4
 
 
-COMMAND = Command("what this machine can run, and what to install for more", _add_arguments, _run)
+COMMAND = Command(
+    "what this machine can run, and what to install for more",
+    _add_arguments,
+    _run,
+    loads=("breastseg_deploy.capabilities",),
+)

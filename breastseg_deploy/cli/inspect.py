@@ -72,4 +72,4 @@ def _engine(engine: EngineEntry) -> str:
     )
 
 
-COMMAND = Command("show what a bundle says about itself", _add_arguments, _run)
+COMMAND = Command("show what a bundle says about itself", _add_arguments, _run, loads=("breastseg_deploy.bundle",))

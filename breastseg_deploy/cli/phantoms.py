@@ -40,4 +40,6 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("write synthetic test frames and their masks", _add_arguments, _run)
+COMMAND = Command(
+    "write synthetic test frames and their masks", _add_arguments, _run, loads=("breastseg_deploy.phantom",)
+)

@@ -111,4 +111,4 @@ def _gate(answer: Segmentation) -> dict[str, object]:
     return {"skipped": bool(answer.skipped), "gate_score": float(answer.gate_score)}
 
 
-COMMAND = Command("segment image files with a bundle", _add_arguments, _run)
+COMMAND = Command("segment image files with a bundle", _add_arguments, _run, loads=("breastseg_deploy.segmenter",))

@@ -111,4 +111,4 @@ def _tell_gate(check: GateCheck) -> None:
         print(f"  skipped with cells: {name}", file=sys.stderr)
 
 
-COMMAND = Command("check a bundle on this machine", _add_arguments, _run)
+COMMAND = Command("check a bundle on this machine", _add_arguments, _run, loads=("breastseg_deploy.verify",))

@@ -119,4 +119,10 @@ def _print_table(title: str, result: dict[str, Any]) -> None:
         print(f"  of {wrong} wrong pixels (places may overlap): {places}")
 
 
-COMMAND = Command("measure a checkpoint or a bundle on frames with known masks", _add_arguments, _run)
+COMMAND = Command(
+    "measure a checkpoint or a bundle on frames with known masks",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.evaluate.prediction",),
+    extra="train",
+)

@@ -21,8 +21,8 @@ from breastseg_deploy.engines.store import EngineKey, obtain_engine
 from breastseg_deploy.errors import BackendError, ContractError, MachineError
 from breastseg_deploy.nvidia import Gpu, NoGpu
 from breastseg_export import graph
-from breastseg_export.command import main
 from breastseg_export.formats import engines
+from breastseg_export.main import main
 from breastseg_export.precision.half import half_network
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import Checkpoint, save_checkpoint

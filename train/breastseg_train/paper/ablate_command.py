@@ -57,4 +57,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("train and measure a list of presets, and write the table", _add_arguments, _run)
+COMMAND = Command(
+    "train and measure a list of presets, and write the table",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.paper.ablation",),
+    extra="train",
+)

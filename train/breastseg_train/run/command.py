@@ -65,4 +65,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("train a model on a folder of frames and masks", _add_arguments, _run)
+COMMAND = Command(
+    "train a model on a folder of frames and masks",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.run.experiment",),
+    extra="train",
+)

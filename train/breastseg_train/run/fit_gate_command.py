@@ -76,4 +76,10 @@ def _seen_in_training(details: Mapping[str, Any], calibrate_on: Sequence[str]) -
     return f"splits named {', '.join(chose)} chose the checkpoint's epoch" if chose else ""
 
 
-COMMAND = Command("add an empty-frame gate to a checkpoint, calibrated on frames of your own", _add_arguments, _run)
+COMMAND = Command(
+    "add an empty-frame gate to a checkpoint, calibrated on frames of your own",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.run.gate",),
+    extra="train",
+)
