@@ -113,3 +113,9 @@ def test_the_pins_name_no_address() -> None:
         assert (
             line.startswith("#") or line.replace("==", "").replace(".", "").replace("-", "").replace("_", "").isalnum()
         )
+
+
+def test_one_module_shows_progress_and_all_others_use_it() -> None:
+    packages = ("breastseg_deploy", "train", "export", "benchmarks")
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert [path.name for path in files if "import tqdm" in path.read_text()] == ["progress.py"]

@@ -17,6 +17,7 @@ from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_batch
 from breastseg_deploy.errors import ContractError
 from breastseg_deploy.phantom import phantom_frames
+from breastseg_deploy.progress import Progress, followed
 
 _SAMPLES = 40
 """Looks at resident memory over a run."""
@@ -90,7 +91,11 @@ def _process(bundle: Bundle, backend: str, scratch: Path, timeout_s: float) -> R
 def _over_frames(running: Running, frames: int) -> MemoryGrowth | None:
     step = max(1, frames // _SAMPLES)
     counts = [step] * (frames // step)
-    resident = [running.repeat(0), *(running.repeat(count) for count in counts)]
+    resident = [running.repeat(0)]
+    with Progress("growth over frames", sum(counts), "frames") as progress:
+        for count in counts:
+            resident.append(running.repeat(count))
+            progress.update(count)
     seen = [bytes_ for bytes_ in resident if bytes_ is not None]
     if len(seen) < len(resident):
         return None
@@ -101,11 +106,11 @@ def _over_batches(running: Running, batches: Sequence[int], rounds: int) -> list
     """Memory on the way up, the smallest batch first, since allocators keep what they took; then time, in turn."""
     peaks: dict[int, int | None] = {}
     running.peak()
-    for batch in sorted(batches):
+    for batch in followed(sorted(batches), "memory of the batches", "batches"):
         running.time(0, batch)
         peaks[batch] = running.peak()
     seconds: dict[int, list[float]] = {batch: [] for batch in peaks}
-    for number in range(rounds):
+    for number in followed(range(rounds), "time of the batches", "rounds"):
         for batch, taken in seconds.items():
             taken.append(running.time(number, batch).seconds)
     return [
@@ -121,7 +126,7 @@ def _over_sizes(
     by_size: Mapping[str, Bundle] = {str(bundle.manifest.frame.size_px): bundle for bundle in bundles}
     with ExitStack() as stack:
         running: dict[str, Running] = {}
-        for name, bundle in by_size.items():
+        for name, bundle in followed(list(by_size.items()), "loading other sizes", "sizes"):
             process = stack.enter_context(_process(bundle, backend, scratch, timeout_s))
             try:
                 process.open()
@@ -129,7 +134,8 @@ def _over_sizes(
             except NotRunError:
                 continue
             running[name] = process
-        calls = in_turn(running, rounds, 2, lambda _name, _err: None)
+        with Progress("time of the sizes", rounds, "rounds") as progress:
+            calls = in_turn(running, rounds, 2, lambda _name, _err: None, progress.update)
         points = [
             SizePoint(
                 size_px=by_size[name].manifest.frame.size_px,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -12,7 +11,6 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from breastseg_benchmark.agreement import agreement
 from breastseg_benchmark.contestants import OPEN_TIMEOUT_S, Contestant, NotRunError, Running, Timed, in_turn, seconds_of
@@ -23,6 +21,7 @@ from breastseg_benchmark.growing import GrowthPlan, measure_growth
 from breastseg_benchmark.results import BundleFacts, Distribution, Ratio, Results, Row
 from breastseg_deploy.backends.select import AUTO, BY_NAME_ONLY
 from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,8 @@ class _Run:
         if len(usable) < 2:
             return next(iter(usable.values()), None)
         try:
-            with Running(runtime_contestant(self._plan.bundle, AUTO), self._file, self._plan.timeout_s) as running:
+            runtime = runtime_contestant(self._plan.bundle, AUTO)
+            with Progress("the runtime's choice"), Running(runtime, self._file, self._plan.timeout_s) as running:
                 chosen = running.open()[1]["backend"]
         except NotRunError as err:
             self._say(f"the runtime cannot choose a backend: {err}")
@@ -163,7 +163,7 @@ class _Run:
             beside: dict[str, Running] = {}
             if runtime is not None and usable:
                 process = stack.enter_context(self._process(runtime))
-                with suppress(NotRunError):  # it ran a moment ago; without it there are no ratios
+                with suppress(NotRunError), Progress(f"loading {runtime.name}"):  # it ran a moment ago
                     process.open()
                     process.time(0)
                     beside[runtime.name] = process
@@ -187,7 +187,7 @@ class _Run:
             return known
         self._say(f"masks of the {reference.name}")
         try:
-            with Running(reference, self._file, self._plan.timeout_s) as running:
+            with Progress("reference"), Running(reference, self._file, self._plan.timeout_s) as running:
                 running.open()
                 return list(running.masks(self._scratch))
         except NotRunError as err:
@@ -218,9 +218,13 @@ class _Run:
         """Calls in turn by name, and why some have none."""
         lost: dict[str, str] = {}
         self._say(f"{self._plan.rounds} rounds of {', '.join(running) or 'nothing'}")
-        with tqdm(total=self._plan.rounds, desc="rounds", disable=not sys.stderr.isatty()) as bar:
+        with Progress("rounds", self._plan.rounds, "rounds") as progress:
             calls = in_turn(
-                running, self._plan.rounds, self._count, lambda name, err: lost.update({name: str(err)}), bar.update
+                running,
+                self._plan.rounds,
+                self._count,
+                lambda name, err: lost.update({name: str(err)}),
+                progress.update,
             )
         return calls, lost
 
@@ -228,9 +232,10 @@ class _Run:
         return Running(contestant, self._file, self._plan.timeout_s)
 
     def _prepare(self, running: Running) -> _Ready:
-        open_s, facts = running.open()
-        first = running.time(0)
-        return _Ready(running, open_s, facts, first.seconds, running.masks(self._scratch))
+        with Progress(f"loading {running.contestant.name}, and its masks of {self._count} frames"):
+            open_s, facts = running.open()
+            first = running.time(0)
+            return _Ready(running, open_s, facts, first.seconds, running.masks(self._scratch))
 
     def _row(self, one: Contestant, ready: _Ready, calls: Mapping[str, list[Timed]], runtime: str | None) -> Row:
         own = calls[one.name]

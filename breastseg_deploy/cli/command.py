@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from breastseg_deploy.cli.start import asks_for_json, loaded
 from breastseg_deploy.errors import BreastsegError
 from breastseg_deploy.extras import missing_is_named
+from breastseg_deploy.progress import Progress
 
 EXIT_USAGE = 2
 EXIT_CLOSED_PIPE = 141
@@ -85,8 +86,9 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     as_json = getattr(arguments, "json", False)
     try:
         with missing_is_named(command.extra):
-            for module in command.loads:
-                importlib.import_module(module)
+            with Progress("loading libraries"):
+                for module in command.loads:
+                    importlib.import_module(module)
             loaded()
             code = command.run(arguments)
         sys.stdout.flush()

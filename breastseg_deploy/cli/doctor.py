@@ -16,8 +16,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from breastseg_deploy.capabilities import capabilities
+    from breastseg_deploy.progress import Progress
 
-    found = capabilities()
+    with Progress("looking at this machine"):
+        found = capabilities()
     runs = any(capability.usable for capability in found if capability.kind == "backend")
     if arguments.json:
         print_json({"capabilities": [asdict(capability) for capability in found], "can_segment": runs})

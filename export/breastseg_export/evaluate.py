@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.errors import ContractError, DataError
+from breastseg_deploy.progress import Progress, followed
 from breastseg_deploy.storage import write_whole
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from breastseg_train.data.dataset import read_data_set
     from breastseg_train.evaluate.evaluation import evaluate, summary
     from breastseg_train.evaluate.panel import best_median_worst, panel_png
@@ -46,8 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with _opened(arguments, samples, skips) as (described, predict, threshold):
         if arguments.tta:
             predict = seven_fold(predict)
-        progress = tqdm(samples, desc="evaluate", unit="frame", file=sys.stderr, disable=not sys.stderr.isatty())
-        figures = evaluate(predict, progress, threshold)
+        figures = evaluate(predict, followed(samples, "evaluate", "frames"), threshold)
         gated = {"skipped_by_the_gate": sum(skips)} if arguments.gate else {}
         result = {**described, **gated, "splits": arguments.splits, "tta": arguments.tta, **summary(figures)}
         if arguments.apart is not None:
@@ -57,7 +54,8 @@ def _run(arguments: argparse.Namespace) -> int:
             chosen = {called: (by_name[frame.name], frame.dice) for called, frame in best_median_worst(figures).items()}
             if not chosen:
                 raise DataError(f"no frame of {', '.join(arguments.splits)} has cells to draw; leave --panel away")
-            write_whole(arguments.panel, panel_png(predict, chosen, threshold))
+            with Progress("drawing the panel"):
+                write_whole(arguments.panel, panel_png(predict, chosen, threshold))
     if arguments.json:
         print_json(result)
     else:

@@ -19,15 +19,15 @@ from torch.utils.data import DataLoader
 from breastseg_deploy.errors import ContractError, MachineError
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_train.data.augment import Augmentation
-from breastseg_train.data.dataset import Sample, read_data_set, read_mask
+from breastseg_train.data.dataset import Sample, read_data_set
 from breastseg_train.data.frames import TrainingFrames, WholeFrames
-from breastseg_train.data.mask_statistics import mask_statistics
 from breastseg_train.data.sampler import SeededDraws
+from breastseg_train.data.statistics import statistics_of
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.network.model import SegmentationModel
 from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.global_batch import normalise_over_all_processes
-from breastseg_train.run.lightning_border import quiet_lightning, training_ends_in_a_sentence
+from breastseg_train.run.lightning_border import TrainingProgress, quiet_lightning, training_ends_in_a_sentence
 from breastseg_train.run.module import SegmentationTraining
 from breastseg_train.run.processes import place, run_in_processes
 from breastseg_train.run.run_folder import RESUME, RUN, RunFolder, read_description, run_description
@@ -140,7 +140,7 @@ def _fit(work: _Work, max_minutes: float | None, resume: bool) -> dict[str, Any]
             num_nodes=place().processes // place().processes_here,
             strategy=_strategy(),
             use_distributed_sampler=False,
-            callbacks=[RunFolder(run, work.description)],
+            callbacks=[RunFolder(run, work.description), *([] if sys.stderr.isatty() else [TrainingProgress()])],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -176,7 +176,7 @@ def training_loader(samples: Sequence[Sample], configuration: Configuration) -> 
     """Batches of augmented crops, in the order that the seed decides; of each, the share of this process."""
     weights = None
     if configuration.weighted_sampling:
-        weights = [mask_statistics(read_mask(sample.mask)).complexity for sample in samples]
+        weights = [mask.complexity for mask in statistics_of(samples)]
     augmentation = Augmentation(
         configuration.crop_px, configuration.brightness_contrast, patch_sampling=configuration.patch_sampling
     )
