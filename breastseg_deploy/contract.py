@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,12 @@ def rgb_batch(
 
     Raises:
         FrameError: another dtype, size or channel count; NaN; values beyond the declared range; an empty batch; a
-            bit depth or full scale that does not belong to the dtype; a masked array, whose mask would be lost.
+            bit depth or full scale that does not belong to the dtype, or is no number; a masked array, whose mask
+            would be lost.
     """
     if not isinstance(frames, np.ndarray) or isinstance(frames, np.ma.MaskedArray):
         raise FrameError(f"frames must be a plain NumPy array, got {type(frames).__name__}; use numpy.asarray first")
+    bit_depth, full_scale = _whole_number(bit_depth), _number(full_scale)
     batch = _with_batch_and_channels(np.asarray(frames), size_px)
     native = batch.dtype.newbyteorder("=")  # TIFF readers hand out big-endian arrays; the values are the same
     if native == np.uint8:
@@ -77,6 +80,19 @@ def check_model_size(size_px: tuple[int, int]) -> None:
             f"the model size must be a multiple of {SIDE_MULTIPLE_PX} on both sides, got {size_px[0]} x {size_px[1]}; "
             f"the nearest is {_nearest(size_px[0])} x {_nearest(size_px[1])}"
         )
+
+
+def _whole_number(bit_depth: Any) -> int | None:
+    """A bit depth as Python's own int: 2 ** 12 in NumPy's uint8 would be 0."""
+    if bit_depth is None or (isinstance(bit_depth, Integral) and not isinstance(bit_depth, bool)):
+        return None if bit_depth is None else int(bit_depth)
+    raise FrameError(f"bit_depth must be a whole number such as 12, got {bit_depth!r}; convert it with int()")
+
+
+def _number(full_scale: Any) -> float | None:
+    if full_scale is None or (isinstance(full_scale, Real) and not isinstance(full_scale, bool)):
+        return None if full_scale is None else float(full_scale)
+    raise FrameError(f"full_scale must be a number such as 1.0, got {full_scale!r}; convert it with float()")
 
 
 def _nearest(side: int) -> int:

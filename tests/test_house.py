@@ -119,3 +119,15 @@ def test_one_module_shows_progress_and_all_others_use_it() -> None:
     packages = ("breastseg_deploy", "train", "export", "benchmarks")
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     assert [path.name for path in files if "import tqdm" in path.read_text()] == ["progress.py"]
+
+
+def test_onnx_runtime_falls_back_to_nothing_anywhere() -> None:
+    calls = [
+        {word.arg: ast.unparse(word.value) for word in node.keywords}
+        for package in ("breastseg_deploy", "train", "export", "benchmarks")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("InferenceSession")
+    ]
+    assert len(calls) >= 4
+    assert {call.get("enable_fallback") for call in calls} == {"0"}

@@ -30,7 +30,7 @@ def segment_by_providers(
         raise MachineError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu in its place")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(plain.onnx), options, providers=list(providers))
+    session = ort.InferenceSession(str(plain.onnx), options, providers=list(providers), enable_fallback=0)
     if session.get_providers()[0] != wanted:  # it falls back to the CPU without a word
         raise MachineError(f"onnxruntime lists {wanted} and cannot use it here; look at its CUDA libraries")
 

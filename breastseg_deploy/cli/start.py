@@ -31,6 +31,7 @@ def started(program: Callable[[list[str]], int], arguments: Sequence[str] | None
     try:
         try:
             if arguments is None:
+                os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # its complaints would stand beside ours
                 _end_at_once_on_ctrl_c(words)
             return program(words)
         finally:

@@ -188,6 +188,17 @@ def test_one_bad_frame_fails_alone(demo_bundle: Path, tmp_path: Path, capsys: py
     )
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_nothing_stands_beside_the_line_about_a_damaged_frame(demo_bundle: Path, tmp_path: Path, suffix: str) -> None:
+    """OpenCV would add its own words."""
+    whole = saved(tmp_path / f"whole{suffix}", FRAME).read_bytes()
+    damaged = tmp_path / f"damaged{suffix}"
+    damaged.write_bytes(whole[: len(whole) // 2])
+    done = breastseg("segment", demo_bundle, damaged, "--output", tmp_path / "out", "--backend", "onnxruntime")
+    _, line = done.stderr.splitlines()
+    assert line == f"error: {damaged} is damaged or no image; expected a complete PNG, TIFF or JPEG file"
+
+
 def test_an_engine_that_fails_on_a_frame_is_reported_for_that_frame(
     bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
