@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from breastseg_benchmark.results import Results
 from breastseg_benchmark.tables import implementations_text, verdicts_text
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.nvidia import Gpu, look_for_gpu
+from breastseg_deploy.progress import Progress
 from breastseg_deploy.storage import make_folder, write_whole
 from edge_channel import edge_channel_figures
 from peers import PAPER, PEERS, REFERENCE
@@ -37,12 +39,19 @@ EXPORT_FRAMES = 2
 
 
 @pytest.fixture(scope="session")
-def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+def aloud(pytestconfig: pytest.Config) -> Callable[[], AbstractContextManager[None]]:
+    """A block of long work whose progress reaches the person at the terminal, or the log, and not pytest alone."""
+    uncaptured: Callable[[], AbstractContextManager[None]]
+    uncaptured = pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled
+    return uncaptured
+
+
+@pytest.fixture(scope="session")
+def say(aloud: Callable[[], AbstractContextManager[None]]) -> Callable[[str], None]:
     """Tells the person at the terminal how far it is."""
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def tell(step: str) -> None:
-        with capture.global_and_fixture_disabled():
+        with aloud():
             print(f"  {step}", file=sys.stderr, flush=True)
 
     return tell
@@ -59,12 +68,14 @@ def bundle(
     checkpoint_name: str,
     tmp_path_factory: pytest.TempPathFactory,
     say: Callable[[str], None],
+    aloud: Callable[[], AbstractContextManager[None]],
 ) -> Path:
     given: Path | None = pytestconfig.getoption("--benchmark-bundle")
     if given is not None:
         return given
     place = tmp_path_factory.mktemp("benchmark") / "bundle"
-    _export(checkpoint_name, place, None, None, say)
+    with aloud():
+        _export(checkpoint_name, place, None, None, say)
     return place
 
 
@@ -74,6 +85,7 @@ def other_sizes(
     checkpoint_name: str,
     tmp_path_factory: pytest.TempPathFactory,
     say: Callable[[str], None],
+    aloud: Callable[[], AbstractContextManager[None]],
 ) -> tuple[Path, ...]:
     """Bundles of the checkpoint for other frame sizes: a bundle takes frames of one size only."""
     if pytestconfig.getoption("--benchmark-short"):
@@ -83,7 +95,8 @@ def other_sizes(
         scratch = tmp_path_factory.mktemp(f"size-{size}")
         write_phantoms(scratch / "frames", EXPORT_FRAMES, (int(size), int(size)))
         places.append(scratch / "bundle")
-        _export(checkpoint_name, places[-1], int(size), scratch / "frames", say)
+        with aloud():
+            _export(checkpoint_name, places[-1], int(size), scratch / "frames", say)
     return tuple(places)
 
 
@@ -95,6 +108,7 @@ def results(
     other_sizes: tuple[Path, ...],
     tmp_path_factory: pytest.TempPathFactory,
     say: Callable[[str], None],
+    aloud: Callable[[], AbstractContextManager[None]],
 ) -> Results:
     """The measurement, made once; JSON and report are written as soon as it is there."""
     option = pytestconfig.getoption
@@ -102,7 +116,8 @@ def results(
     shared = tmp_path_factory.mktemp("peers")
     asked = [name for name in PEERS if name not in (PAPER, REFERENCE)] if option("--benchmark-peers") else []
     if asked:
-        _export_plainly(checkpoint_name, shared, Bundle.open(bundle).manifest.frame.height_px, say)
+        with aloud(), Progress("plain export"):
+            _export_plainly(checkpoint_name, shared, Bundle.open(bundle).manifest.frame.height_px, say)
     growth = GrowthPlan(sizes=other_sizes, frames=option("--benchmark-growth-frames"))
     plan = Plan(
         bundle=bundle,
@@ -117,8 +132,10 @@ def results(
         growth=SHORT_GROWTH if short else growth,
         short=short,
     )
-    found = measure(plan, say)
-    found = found.model_copy(update={"extra": edge_channel_figures(plan.rounds)})
+    with aloud():
+        found = measure(plan, say)
+        with Progress("edge channel"):
+            found = found.model_copy(update={"extra": edge_channel_figures(plan.rounds)})
     found = found.model_copy(update={"verdicts": judge(found, read_budgets(BUDGETS))})
     place: Path = option("--benchmark-results")
     make_folder(place.parent)

@@ -9,11 +9,9 @@ Names are loaded when they are first used, so that importing the package, and `b
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
-
 from breastseg_deploy.version import __version__ as __version__
 
+TYPE_CHECKING = False  # the constant of `typing`, whose import would take longer than this one
 if TYPE_CHECKING:
     from breastseg_deploy.bundle import Bundle as Bundle
     from breastseg_deploy.errors import ArgumentError as ArgumentError
@@ -72,6 +70,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def rgb_frame(
 
     Raises:
         FrameError: another dtype, size or channel count; NaN; values beyond the declared range; a bit depth or full
-            scale that does not belong to the dtype; a masked array, whose mask would be lost.
+            scale that does not belong to the dtype, or is no number; a masked array, whose mask would be lost.
     """
     array = _plain(frame)
     if not is_frame(array.shape, size_px):
@@ -100,6 +101,19 @@ def check_model_size(size_px: tuple[int, int]) -> None:
         )
 
 
+def _whole_number(bit_depth: Any) -> int | None:
+    """A bit depth as Python's own int: 2 ** 12 in NumPy's uint8 would be 0."""
+    if bit_depth is None or (isinstance(bit_depth, Integral) and not isinstance(bit_depth, bool)):
+        return None if bit_depth is None else int(bit_depth)
+    raise FrameError(f"bit_depth must be a whole number such as 12, got {bit_depth!r}; convert it with int()")
+
+
+def _number(full_scale: Any) -> float | None:
+    if full_scale is None or (isinstance(full_scale, Real) and not isinstance(full_scale, bool)):
+        return None if full_scale is None else float(full_scale)
+    raise FrameError(f"full_scale must be a number such as 1.0, got {full_scale!r}; convert it with float()")
+
+
 def _nearest(side: int) -> int:
     return max(SIDE_MULTIPLE_PX, round(side / SIDE_MULTIPLE_PX) * SIDE_MULTIPLE_PX)
 
@@ -112,6 +126,7 @@ def _plain(frames: Any) -> NDArray[Any]:
 
 def _eight_bit(array: NDArray[Any], bit_depth: int | None, full_scale: float | None) -> NDArray[np.uint8]:
     """(..., 1 or 3) of any allowed dtype to (..., 3) uint8."""
+    bit_depth, full_scale = _whole_number(bit_depth), _number(full_scale)
     native = array.dtype.newbyteorder("=")  # TIFF readers hand out big-endian arrays; the values are the same
     if native == np.uint8:
         eight_bit = _from_uint8(array, bit_depth, full_scale)

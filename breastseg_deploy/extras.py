@@ -1,13 +1,16 @@
-"""Optional libraries are imported here and nowhere else, at the moment they are used."""
+"""Optional libraries: what is missing is named with the extra that brings it, what is broken keeps its own error."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from breastseg_deploy.errors import MachineError
 
 DISTRIBUTION = "breastseg-deploy"
+_OURS = ("breastseg_deploy", "breastseg_train", "breastseg_export", "breastseg_benchmark")
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -23,6 +26,38 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as err:
-        if err.name is None or module.split(".")[0] != err.name.split(".")[0]:
+        if err.name != module.partition(".")[0]:
             raise
-        raise MachineError(f"{module} is needed here and not installed: pip install '{DISTRIBUTION}[{extra}]'") from err
+        raise _missing(module, extra) from err
+
+
+@contextmanager
+def missing_is_named(extra: str | None) -> Iterator[None]:
+    """Inside the block, a library that this project imports and that is not installed is named with an extra.
+
+    Args:
+        extra: that brings what the block imports without `require`; None where it imports nothing optional.
+
+    Raises:
+        MachineError: such a library is not installed. What a library itself fails to import is its own error.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        if extra is None or err.name is None or "." in err.name or not _imported_by_us(err):
+            raise
+        raise _missing(err.name, extra) from err
+
+
+def _missing(module: str, extra: str) -> MachineError:
+    return MachineError(f"{module} is needed here and not installed: pip install '{DISTRIBUTION}[{extra}]'")
+
+
+def _imported_by_us(err: ModuleNotFoundError) -> bool:
+    """Whether the import that failed stands in a file of this project, and looks for none of its own modules."""
+    trace, importer = err.__traceback__, ""
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        importer = importer if name.partition(".")[0] in ("importlib", "_frozen_importlib") else name
+        trace = trace.tb_next
+    return importer.partition(".")[0] in _OURS and err.name not in _OURS

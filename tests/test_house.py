@@ -18,7 +18,7 @@ import breastseg_deploy
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {
-    "pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE",
+    "pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE",
     "breastseg_deploy", "train", "export", "benchmarks", "tests", "docs",
 }  # fmt: skip
 
@@ -144,3 +144,21 @@ def test_the_pins_name_no_address() -> None:
         assert (
             line.startswith("#") or line.replace("==", "").replace(".", "").replace("-", "").replace("_", "").isalnum()
         )
+
+
+def test_one_module_shows_progress_and_all_others_use_it() -> None:
+    packages = ("breastseg_deploy", "train", "export", "benchmarks")
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert [path.name for path in files if "import tqdm" in path.read_text()] == ["progress.py"]
+
+
+def test_onnx_runtime_falls_back_to_nothing_anywhere() -> None:
+    calls = [
+        {word.arg: ast.unparse(word.value) for word in node.keywords}
+        for package in ("breastseg_deploy", "train", "export", "benchmarks")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("InferenceSession")
+    ]
+    assert len(calls) >= 4
+    assert {call.get("enable_fallback") for call in calls} == {"0"}

@@ -107,4 +107,9 @@ def _positive(text: str) -> int:
     return count
 
 
-COMMAND = Command("measure a bundle on this machine: speed by stages, latency, memory, growth", _add_arguments, _run)
+COMMAND = Command(
+    "measure a bundle on this machine: speed by stages, latency, memory, growth",
+    _add_arguments,
+    _run,
+    loads=("breastseg_benchmark.measure",),
+)

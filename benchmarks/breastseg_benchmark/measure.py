@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,7 +11,6 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from breastseg_benchmark.environment import environment, now
 from breastseg_benchmark.frames import BenchmarkFrames, benchmark_frames, decoding
@@ -22,6 +20,7 @@ from breastseg_benchmark.process import OPEN_TIMEOUT_S, NotRunError, Process, Ti
 from breastseg_benchmark.results import Agreement, BundleFacts, Distribution, Memory, Ratio, Results, Row
 from breastseg_deploy.backends.select import AUTO
 from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,10 @@ class _Run:
     def chosen_by_auto(self) -> str | None:
         """Name of the backend that the runtime chooses by itself; None where it cannot open the bundle."""
         try:
-            with self._process(runtime_implementation(self._plan.bundle, AUTO)) as process:
+            with (
+                Progress("the runtime's choice"),
+                self._process(runtime_implementation(self._plan.bundle, AUTO)) as process,
+            ):
                 return process.open()[1]["backend"]
         except NotRunError as err:
             self._say(f"the runtime cannot choose a backend: {err}")
@@ -187,7 +189,7 @@ class _Run:
             return known
         self._say(f"masks of the {reference.name}")
         try:
-            with self._process(reference) as process:
+            with Progress(f"masks of the {reference.name}"), self._process(reference) as process:
                 process.open()
                 return list(process.masks(self._scratch))
         except NotRunError as err:
@@ -205,7 +207,7 @@ class _Run:
         if one.not_run is not None:
             raise NotRunError(one.not_run)
         self._say(f"{one.name} alone")
-        with self._process(one) as process:
+        with Progress(f"{one.name} alone"), self._process(one) as process:
             open_s, facts = process.open()
             first = process.time(0)
             masks = process.masks(self._scratch)
@@ -216,7 +218,7 @@ class _Run:
     def _calls(self, group: Sequence[Implementation]) -> tuple[dict[str, list[Timed]], dict[str, str]]:
         """Load all of them and call them in turn: calls by name, and why some have none."""
         rounds, failed = self._plan.rounds, {}
-        with ExitStack() as stack, tqdm(total=rounds, desc="rounds", disable=not sys.stderr.isatty()) as bar:
+        with ExitStack() as stack, Progress("rounds", rounds, "rounds") as progress:
             callers = {}
             for one in group:
                 try:
@@ -227,7 +229,7 @@ class _Run:
                 except NotRunError as err:
                     failed[one.name] = str(err)
             self._say(f"{rounds} rounds of {', '.join(callers) or 'nothing'}")
-            calls, failed_in_turn = in_turn(callers, rounds, self._count, bar.update)
+            calls, failed_in_turn = in_turn(callers, rounds, self._count, progress.update)
         return calls, failed | failed_in_turn
 
     def _process(self, implementation: Implementation) -> Process:

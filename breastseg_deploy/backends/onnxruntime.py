@@ -132,7 +132,8 @@ def _open_session(bundle: Bundle, name: str) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: warnings about the graph are the exporter's business
     try:
-        return ort.InferenceSession(bundle.read(name), options, providers=[PROVIDER])
+        # Its own fallback prints to stdout and tries the same provider once more.
+        return ort.InferenceSession(bundle.read(name), options, providers=[PROVIDER], enable_fallback=0)
     except BreastsegError:
         raise
     except Exception as err:  # onnxruntime's errors share no base class

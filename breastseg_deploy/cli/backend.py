@@ -29,9 +29,11 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_segmenter(bundle: Path, arguments: argparse.Namespace) -> Segmenter:
     """The bundle, opened as --backend, --strict and --gate ask."""
+    from breastseg_deploy.progress import Progress
     from breastseg_deploy.segmenter import Segmenter
 
-    return Segmenter.open(bundle, arguments.backend, strict=arguments.strict, gate=arguments.gate)
+    with Progress(f"opening {bundle}"):
+        return Segmenter.open(bundle, arguments.backend, strict=arguments.strict, gate=arguments.gate)
 
 
 @contextmanager

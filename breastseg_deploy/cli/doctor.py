@@ -16,8 +16,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from breastseg_deploy.capabilities import capabilities
+    from breastseg_deploy.progress import Progress
 
-    found = capabilities()
+    with Progress("looking at this machine"):
+        found = capabilities()
     runs = any(capability.usable for capability in found if capability.kind == "backend")
     if arguments.json:
         print_json({"capabilities": [asdict(capability) for capability in found], "can_segment": runs})
@@ -30,4 +32,9 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if runs else 4
 
 
-COMMAND = Command("what this machine can run, and what to install for more", _add_arguments, _run)
+COMMAND = Command(
+    "what this machine can run, and what to install for more",
+    _add_arguments,
+    _run,
+    loads=("breastseg_deploy.capabilities",),
+)

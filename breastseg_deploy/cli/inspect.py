@@ -20,8 +20,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Print the manifest, after every file was checked against it."""
     from breastseg_deploy.bundle import Bundle
+    from breastseg_deploy.progress import Progress
 
-    manifest = Bundle.open(arguments.bundle).manifest
+    with Progress(f"opening {arguments.bundle}"):
+        manifest = Bundle.open(arguments.bundle).manifest
     if arguments.json:
         print_json(manifest.model_dump(mode="json"))
         return 0
@@ -72,4 +74,4 @@ def _engine(engine: EngineEntry) -> str:
     )
 
 
-COMMAND = Command("show what a bundle says about itself", _add_arguments, _run)
+COMMAND = Command("show what a bundle says about itself", _add_arguments, _run, loads=("breastseg_deploy.bundle",))

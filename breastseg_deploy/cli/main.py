@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
-from importlib.metadata import entry_points
 
-from breastseg_deploy.cli.command import Command, run_command
-from breastseg_deploy.version import __version__
+from breastseg_deploy.cli.start import started
+
+TYPE_CHECKING = False  # see `start`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ENTRY_POINTS = "breastseg.commands"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `breastseg`; returns the exit code (0 done, 1 bad input, 2 usage, 3 parity, 4 machine)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    parser = argparse.ArgumentParser(
-        prog="breastseg", description="Breast-cell segmentation, from training to scanner."
-    )
+    return started(_run, arguments)
+
+
+def _run(words: list[str]) -> int:
+    from importlib.metadata import entry_points
+
+    from breastseg_deploy.cli.command import Command, Parser, parse, run_command
+    from breastseg_deploy.version import __version__
+
+    parser = Parser(prog="breastseg", description="Breast-cell segmentation, from training to scanner.")
     parser.add_argument("--version", action="version", version=f"breastseg {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands: dict[str, Command] = {}
-    for name in sorted(found):
-        commands[name] = command = found[name].load()
-        subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        commands[point.name] = command = point.load()
+        subparser = subparsers.add_parser(point.name, help=command.summary, description=command.summary)
         command.add_arguments(subparser)
-    chosen = parser.parse_args(given)
+    chosen = parse(parser, words)
     return run_command(commands[chosen.command], chosen)
 
 

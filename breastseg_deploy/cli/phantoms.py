@@ -22,6 +22,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.io.images import png_bytes
     from breastseg_deploy.phantom import phantom_frame
     from breastseg_deploy.preprocess.gabor import check_side
+    from breastseg_deploy.progress import followed
     from breastseg_deploy.storage import check_replaceable, folder_written_whole, make_folder, write_whole
 
     check_side(arguments.size, arguments.size)
@@ -32,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with folder_written_whole(arguments.output, force=arguments.force) as folder:
         make_folder(folder / "images")
         make_folder(folder / "masks")
-        for index in range(arguments.count):
+        for index in followed(range(arguments.count), "phantoms", "frames"):
             phantom = phantom_frame(index, (arguments.size, arguments.size))
             write_whole(folder / "images" / f"{phantom.name}.png", png_bytes(phantom.frame))
             write_whole(folder / "masks" / f"{phantom.name}.png", png_bytes(phantom.mask * 255))
@@ -40,4 +41,6 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("write synthetic test frames and their masks", _add_arguments, _run)
+COMMAND = Command(
+    "write synthetic test frames and their masks", _add_arguments, _run, loads=("breastseg_deploy.phantom",)
+)

@@ -30,10 +30,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Segment every frame; one that fails is reported at the end and the others are done all the same."""
-    from tqdm import tqdm
-
     from breastseg_deploy.errors import BackendError, FrameError
     from breastseg_deploy.io.images import find_frames
+    from breastseg_deploy.progress import followed
     from breastseg_deploy.storage import check_output_folder, make_folder
 
     files = find_frames(arguments.images)
@@ -43,7 +42,7 @@ def _run(arguments: argparse.Namespace) -> int:
     failed: list[dict[str, str]] = []
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
         make_folder(arguments.output)
-        for file in tqdm(files, desc="segment", unit="frame", disable=not sys.stderr.isatty()):
+        for file in followed(files, "segment", "frames"):
             try:
                 done.append(_segment_file(segment, file, arguments))
             except FrameError as err:
@@ -112,4 +111,4 @@ def _gate(answer: Segmentation) -> dict[str, object]:
     return {"skipped": bool(answer.skipped), "gate_score": float(answer.gate_score)}
 
 
-COMMAND = Command("segment image files with a bundle", _add_arguments, _run)
+COMMAND = Command("segment image files with a bundle", _add_arguments, _run, loads=("breastseg_deploy.segmenter",))

@@ -27,16 +27,16 @@ def _run(arguments: argparse.Namespace) -> int:
     """Check files, goldens and, where given, frames; the exit code is 3 where a limit is missed."""
     from dataclasses import asdict
 
-    from tqdm import tqdm
-
     from breastseg_deploy.errors import ParityError
     from breastseg_deploy.gate_check import check_gate
     from breastseg_deploy.io.images import find_frames
+    from breastseg_deploy.progress import Progress
     from breastseg_deploy.verify import check_frames
 
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
         print(f"files: {len(segment.manifest.files)} match the manifest", file=sys.stderr)
-        goldens = segment.self_test()
+        with Progress("goldens"):
+            goldens = segment.self_test()
         for golden in goldens:
             print(
                 f"{golden.name}: Dice {golden.dice:.6f}, {golden.flipped_ppm:.1f} ppm flipped, "
@@ -51,14 +51,14 @@ def _run(arguments: argparse.Namespace) -> int:
         contradiction = ""
         if arguments.frames is not None:
             files = find_frames([arguments.frames])
-            with tqdm(total=len(files), desc="verify", unit="frame", disable=not sys.stderr.isatty()) as bar:
+            with Progress("verify", len(files), "frames") as progress:
                 if arguments.gate:
-                    gate = check_gate(segment, files, arguments.bit_depth, bar.update)
+                    gate = check_gate(segment, files, arguments.bit_depth, progress.update)
                     result["skipping"] = asdict(gate)
                     contradiction = gate.contradiction
                     _tell_gate(gate)
                 else:
-                    check = check_frames(segment, files, arguments.bit_depth, bar.update)
+                    check = check_frames(segment, files, arguments.bit_depth, progress.update)
                     result["frames"] = asdict(check)
                     _tell(check)
         elif arguments.gate:
@@ -111,4 +111,4 @@ def _tell_gate(check: GateCheck) -> None:
         print(f"  skipped with cells: {name}", file=sys.stderr)
 
 
-COMMAND = Command("check a bundle on this machine", _add_arguments, _run)
+COMMAND = Command("check a bundle on this machine", _add_arguments, _run, loads=("breastseg_deploy.verify",))

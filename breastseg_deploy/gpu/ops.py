@@ -114,7 +114,7 @@ def network_input(
             check_buffer(cupy, "out", tensor, shape, ("float32", "float16"))
             too_bright = _range_flag(cupy, over_range) if pixels.dtype == np.uint16 else None
             operands, groups, scale = _bank_on_device(cupy, bank)
-            white = 2**bit_depth - 1 if bit_depth else 255
+            white = 2 ** int(bit_depth) - 1 if bit_depth else 255
             grid = (-(-size_px[1] // _TILE_PX[1]), -(-size_px[0] // _TILE_PX[0]), count)
             sides = (np.int32(size_px[0]), np.int32(size_px[1]))
             numbers = (np.int32(groups), np.float32(scale), np.uint32(white))
@@ -133,7 +133,7 @@ def check_range(brightest: int, bit_depth: int | None) -> None:
         FrameError: the flag is not 0.
     """
     if brightest:
-        white = 2 ** (bit_depth or 16) - 1
+        white = 2 ** int(bit_depth or 16) - 1
         raise FrameError(f"frames declared {bit_depth}-bit hold the value {brightest}, over {white}; check bit_depth")
 
 

@@ -49,15 +49,10 @@ def read_frame(path: Path) -> NDArray[Any]:
     except OSError as err:
         raise _unreadable(path, err) from err
     _refuse_truncated_jpeg(path, content)
-    log_level = cv2.utils.logging.getLogLevel()
-    # Its own complaint would stand beside ours, in other words.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
+    try:  # OpenCV may complain on stderr besides: its log level belongs to the whole process, so it is left alone here
         decoded, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as err:
         raise _not_an_image(path) from err
-    finally:
-        cv2.utils.logging.setLogLevel(log_level)
     if not decoded or not pages:
         raise _not_an_image(path)
     if len(pages) > 1:

@@ -1,21 +1,17 @@
-"""`breastseg-export`, the same as `breastseg export`."""
+"""`breastseg export`, the same as `breastseg-export`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json, run_command
+from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 from breastseg_deploy.engines.flavour import FLAVOURS
 from breastseg_deploy.engines.request import is_compute_capability
 
-SUMMARY = "turn a checkpoint into a verified bundle for the scanner"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the export."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the word 'demo' for the one that ships along")
     parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="the bundle's folder")
     parser.add_argument("--frames", type=Path, metavar="DIR", help="frames to measure parity on (default: phantoms)")
@@ -47,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     """Export; prints where bundle and report lie, or the manifest with --json."""
     from breastseg_export.exporter import export_bundle
     from breastseg_export.settings import ExportSettings
@@ -90,15 +86,10 @@ def _capabilities(text: str) -> list[str]:
     return names
 
 
-COMMAND = Command(SUMMARY, add_arguments, run)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `breastseg-export`."""
-    parser = argparse.ArgumentParser(prog="breastseg-export", description=SUMMARY)
-    add_arguments(parser)
-    return run_command(COMMAND, parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command(
+    "turn a checkpoint into a verified bundle for the scanner",
+    _add_arguments,
+    _run,
+    loads=("breastseg_export.exporter",),
+    extra="export",
+)

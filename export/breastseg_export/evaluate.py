@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.errors import ArgumentError, DataError
+from breastseg_deploy.progress import Progress, followed
 from breastseg_deploy.storage import write_whole
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from breastseg_train.data.dataset import read_data_set
     from breastseg_train.evaluate.comparison import MODEL, compare
     from breastseg_train.evaluate.evaluation import summary
@@ -50,8 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with _opened(arguments, samples, skips) as (described, predict, threshold):
         if arguments.tta:
             predict = seven_fold(predict)
-        progress = tqdm(samples, desc="evaluate", unit="frame", file=sys.stderr, disable=not sys.stderr.isatty())
-        found = compare(predict, samples, threshold, arguments.data, progress)
+        found = compare(predict, samples, threshold, arguments.data, followed(samples, "evaluate", "frames"))
         figures, compared = found.figures, found.result
         gated = {"skipped_by_the_gate": sum(skips)} if arguments.gate else {}
         facts = {**described, **gated, "splits": arguments.splits, "tta": arguments.tta, "threshold": threshold}
@@ -63,7 +60,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.panel is not None and not chosen:
             raise DataError(f"no frame of {', '.join(arguments.splits)} has cells to draw; omit --panel")
         drawn = arguments.panel is not None or arguments.report is not None
-        panel = panel_png(predict, chosen, threshold) if chosen and drawn else None
+        with Progress("drawing the panel"):
+            panel = panel_png(predict, chosen, threshold) if chosen and drawn else None
         if arguments.panel is not None and panel is not None:
             write_whole(arguments.panel, panel)
         if arguments.report is not None:
@@ -133,4 +131,10 @@ def _print_table(title: str, result: dict[str, Any]) -> None:
         print(f"  of {wrong} wrong pixels (places may overlap): {places}")
 
 
-COMMAND = Command("measure a checkpoint or a bundle on frames with known masks", _add_arguments, _run)
+COMMAND = Command(
+    "measure a checkpoint or a bundle on frames with known masks",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.evaluate.prediction",),
+    extra="train",
+)

@@ -15,6 +15,7 @@ from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import ArgumentError, CheckpointError, ParityError
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import FrameContract, Manifest, Precision
+from breastseg_deploy.progress import Progress
 from breastseg_deploy.storage import (
     check_output_folder,
     check_replaceable,
@@ -72,16 +73,19 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
     samples = Samples(settings.frames, size, settings.bit_depth)
     samples.check()
     if calibration is not None:
-        check_int8_frames(calibration, samples)
+        with Progress("comparing the frames of --frames and --calibrate"):
+            check_int8_frames(calibration, samples)
     runners.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
     # The folder is made before the long work: a place that cannot be written is found now and not at the end.
     with folder_written_whole(settings.output, force=settings.force) as folder:
         say(f"tracing {checkpoint.model.architecture.encoder} at {size[0]} x {size[1]}")
-        graphs, network = _graphs(checkpoint, size)
+        with Progress("tracing"):
+            graphs, network = _graphs(checkpoint, size)
         quantised = None
         if calibration is not None:
             say(f"quantising to INT8, ranges measured on {len(calibration)} frames")
-            quantised = quantised_network(network, checkpoint.model.architecture.gabor, size, calibration)
+            with Progress("quantising"):
+                quantised = quantised_network(network, checkpoint.model.architecture.gabor, size, calibration)
         if settings.precision != "fp16":
             say(f"measuring parity on {samples.description}")
             run, half = parity(checkpoint, graphs, (), samples, settings.min_dice, quantised), None

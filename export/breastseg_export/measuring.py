@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from typing import Any
 
 import onnx
-from tqdm import tqdm
 
 from breastseg_deploy.bundle import GATE_DECODER, INT8_NETWORK, MODEL, NETWORK_FP16
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.manifest import HalfPrecision
+from breastseg_deploy.progress import Progress
 from breastseg_export import runners
 from breastseg_export.formats.gate import gated_in_onnxruntime, measured_gate, reference_scores
 from breastseg_export.formats.int8 import QuantisedNetwork, int8_in_openvino
@@ -51,13 +49,16 @@ def half_parity(
     """
     say(f"measuring the range of each layer on {samples.description}")
     watch = Watch(network)
-    with _progress(samples, "ranges") as bar:
-        frames = watched_frames(watch, samples, checkpoint.model.architecture.gabor, checkpoint.threshold, bar.update)
+    with _progress(samples, "ranges") as progress:
+        frames = watched_frames(
+            watch, samples, checkpoint.model.architecture.gabor, checkpoint.threshold, progress.update
+        )
     necessary = necessary_islands(network, watch.ranges)
     say(f"{len(necessary)} nodes must be float32; looking for the smallest set of further ones")
     limits = stricter(FP16_LIMITS, min_dice)
     search = IslandSearch(network, necessary, frames, checkpoint.threshold, limits)
-    groups = search.smallest()
+    with Progress("float32 islands: trying sets"):
+        groups = search.smallest()
     for attempts_left in reversed(range(_ATTEMPTS)):
         islands = search.islands(groups)
         graphs[NETWORK_FP16] = half_network(network, islands)
@@ -128,8 +129,8 @@ def parity(
                 stricter(HALF_LIMITS, min_dice),
             ),
         ]
-    with _progress(samples, "parity") as bar:
-        return compare(runners.reference(model), compared, samples, checkpoint.threshold, bar.update)
+    with _progress(samples, "parity") as progress:
+        return compare(runners.reference(model), compared, samples, checkpoint.threshold, progress.update)
 
 
 def gate_parity(
@@ -144,9 +145,9 @@ def gate_parity(
         return None
     _, exported = gated_in_onnxruntime(graphs, checkpoint.model.architecture.gabor)
     reference = reference_scores(checkpoint.model, checkpoint.gate)
-    with _progress(samples, "gate") as bar:
-        return measured_gate(checkpoint.gate, reference, exported, samples, run, bar.update)
+    with _progress(samples, "gate") as progress:
+        return measured_gate(checkpoint.gate, reference, exported, samples, run, progress.update)
 
 
-def _progress(samples: Samples, what: str) -> Any:
-    return tqdm(total=len(samples), desc=what, unit="frame", disable=not sys.stderr.isatty())
+def _progress(samples: Samples, what: str) -> Progress:
+    return Progress(what, len(samples), "frames")

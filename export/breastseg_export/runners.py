@@ -88,7 +88,9 @@ def session(graph: onnx.ModelProto, *, keeps_memory: bool = True) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = keeps_memory
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
 
 
 def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from breastseg_deploy.contract import rgb_frame
 from breastseg_deploy.io.images import FrameFile, find_frames, read_rgb, read_truth
 from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.progress import followed
 
 PHANTOM_COUNT = 10
 """Four with cells, six without."""
@@ -81,7 +82,7 @@ class Samples(Sequence[Sample]):
         Raises:
             FrameError: the first that cannot be used.
         """
-        for file in self._files or []:
+        for file in followed(self._files or [], "reading frames", "frames"):
             self._read(file)
 
     def _read(self, file: FrameFile) -> Sample:

@@ -158,6 +158,27 @@ def test_floats_that_are_not_finite_are_refused(value: float) -> None:
         rgb_frame(with_value(value, np.float32), SIZE, full_scale=1.0)
 
 
+@pytest.mark.parametrize("bit_depth", ["12", 12.0, True, (12,), np.array(12)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_bit_depth_that_is_no_whole_number_is_refused(dtype: Any, bit_depth: Any) -> None:
+    with pytest.raises(FrameError, match=r"^bit_depth must be a whole number such as 12, got .*; convert it with"):
+        rgb_batch(np.zeros(SIZE, dtype), SIZE, bit_depth=bit_depth)
+
+
+@pytest.mark.parametrize("full_scale", ["1", True, 1j, [1.0]])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_full_scale_that_is_no_number_is_refused(dtype: Any, full_scale: Any) -> None:
+    with pytest.raises(FrameError, match=r"^full_scale must be a number such as 1.0, got .*; convert it with"):
+        rgb_batch(np.zeros(SIZE, dtype), SIZE, full_scale=full_scale)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_numpys_numbers_are_numbers(kind: Any) -> None:
+    assert first_values([0, 4095], np.uint16, bit_depth=kind(12)) == [0, 255]
+    assert first_values([0, 2], np.float32, full_scale=kind(2)) == [0, 255]
+    assert first_values([0, 0.5], np.float32, full_scale=np.float16(0.5)) == [0, 255]
+
+
 @pytest.mark.parametrize("full_scale", [None, 0.0, -1.0, math.nan, math.inf])
 def test_floats_without_a_usable_white_are_refused(full_scale: float | None) -> None:
     with pytest.raises(FrameError, match=rf"need full_scale, .* got {full_scale}; their range is never guessed"):

@@ -19,15 +19,15 @@ from breastseg_deploy.errors import ArgumentError, CheckpointError, OutputError,
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
-from breastseg_export.command import main
 from breastseg_export.exporter import export_bundle
+from breastseg_export.main import main
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from breastseg_train.network.model import SegmentationModel
 
 SIDE = 64
-COMMAND = [sys.executable, "-m", "breastseg_export.command"]
+COMMAND = [sys.executable, "-m", "breastseg_export.main"]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from breastseg_deploy.errors import ArgumentError, MachineError
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import EngineEntry, Precision
 from breastseg_deploy.nvidia import NoGpu
+from breastseg_deploy.progress import Progress
 from breastseg_deploy.storage import make_folder, write_whole
 
 _NOT_RUN = "not run on a GPU by the export; the runtime tests it on the machine before it serves"
@@ -104,7 +105,8 @@ def _own_gpu(flavour: Flavour, machine: Machine) -> str:
 def _write_engine(
     folder: Path, network: bytes, islands: Sequence[str], request: EngineRequest, say: Callable[[str], None]
 ) -> EngineEntry:
-    built = build_engine(network, request, islands, say)
+    with Progress(f"building an engine for compute capability {request.compute_capability}"):
+        built = build_engine(network, request, islands, say)
     key = EngineKey.of_request(hashlib.sha256(network).hexdigest(), request)
     write_whole(folder / key.bundle_file, built.plan)
     return EngineEntry(

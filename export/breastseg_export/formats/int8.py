@@ -9,8 +9,8 @@ products of 8 bits in 16, which would overflow silently.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ def quantised_network(
     shapes = {tensor.name: tuple(tensor.dims) for tensor in network.graph.initializer}
     chosen = {name for name, weight in weights.items() if _is_chosen(weight, shapes[weight])}
     ov = load_openvino()
-    with without_telemetry(), redirect_stdout(sys.stderr):  # NNCF draws its progress on stdout
+    with without_telemetry(), redirect_stdout(io.StringIO()):  # NNCF draws its own progress on stdout
         nncf = require("nncf", "int8")
         with TemporaryDirectory() as scratch, openvino_border("cannot convert the network", "export fp32"):
             path = Path(scratch) / "network.onnx"

@@ -15,7 +15,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from breastseg_deploy.cli.main import main
 from breastseg_deploy.io.images import read_frame
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.segmenter import Segmenter
+from breastseg_export.main import main as export
 
 SIDE = 128
 FRAME = phantom_frame(0, (SIDE, SIDE)).frame
@@ -183,6 +184,17 @@ def test_one_bad_frame_fails_alone(demo_bundle: Path, tmp_path: Path, capsys: py
     damaged, small = error_lines(said.err)
     assert "b.png is damaged or no image" in damaged
     assert "c.png: a frame is (H, W) or (H, W, 3) of 128 x 128 px, got (64, 64); frames are never resized here" in small
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_nothing_stands_beside_the_line_about_a_damaged_frame(demo_bundle: Path, tmp_path: Path, suffix: str) -> None:
+    """OpenCV would add its own words."""
+    whole = saved(tmp_path / f"whole{suffix}", FRAME).read_bytes()
+    damaged = tmp_path / f"damaged{suffix}"
+    damaged.write_bytes(whole[: len(whole) // 2])
+    done = breastseg("segment", demo_bundle, damaged, "--output", tmp_path / "out", "--backend", "onnxruntime")
+    _, line = done.stderr.splitlines()
+    assert line == f"error: {damaged} is damaged or no image; expected a complete PNG, TIFF or JPEG file"
 
 
 def test_an_engine_that_fails_on_a_frame_is_reported_for_that_frame(
@@ -349,7 +361,36 @@ def test_wrong_usage_ends_with_2(arguments: Sequence[str], capsys: pytest.Captur
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert "usage: breastseg" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "usage: breastseg" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "complaint"),
+    [
+        (main, (), "the following arguments are required: COMMAND"),
+        (main, ("verify", "bundle", "--bit-depth", "17"), "argument --bit-depth: invalid choice: 17"),
+        (main, ("verify", "bundle", "--no-such-flag"), "unrecognized arguments: --no-such-flag"),
+        (export, ("demo",), "the following arguments are required: --output"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--json", "--js"])
+def test_wrong_usage_with_json_is_also_the_object_on_stdout(
+    program: Callable[[Sequence[str]], int],
+    words: Sequence[str],
+    complaint: str,
+    flag: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program([*words, flag])
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    found = json_on_stdout(said.out)
+    assert found["kind"] == "UsageError"
+    assert found["error"].startswith(complaint)
+    assert said.err.splitlines()[-1].endswith(f": error: {found['error']}")
 
 
 # segment: the machine gives way
@@ -397,13 +438,13 @@ def test_ctrl_c_keeps_finished_masks_whole_and_ends_with_130(demo_bundle: Path, 
 
 
 CTRL_C_INSIDE_A_STRING = """
-import argparse, sys
-from breastseg_deploy.cli.command import Command, run_command
+import sys
+from breastseg_deploy.cli.start import started
 
-def run(_):
+def program(_):
     exec("raise KeyboardInterrupt")
 
-sys.exit(run_command(Command("", lambda parser: None, run), argparse.Namespace()))
+sys.exit(started(program, None))
 """
 
 
@@ -412,6 +453,78 @@ def test_ctrl_c_while_code_in_a_string_runs_ends_with_130_under_python_m(tmp_pat
     command = [sys.executable, "-m", "interrupted_inside"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "error: interrupted; nothing is half-written\n")
+
+
+TOLD_WHEN_IT_BEGINS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from {module} import main
+sys.stderr.write("begins\\n")
+sys.stderr.flush()
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("breastseg_deploy.cli.main", ("doctor", "--json")),
+        ("breastseg_export.main", ("no-such-checkpoint", "--output", "no-such-folder/bundle", "--json")),
+    ],
+)
+def test_ctrl_c_in_the_first_moments_is_one_line_and_130(module: str, words: Sequence[str], tmp_path: Path) -> None:
+    """Libraries that are being imported turn an interrupt into errors of their own, or swallow it."""
+    command = [sys.executable, "-c", TOLD_WHEN_IT_BEGINS.format(module=module), *words]
+    interrupted = 0
+    for delay_ms in range(0, 200, 10):
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        assert child.stderr is not None
+        assert child.stderr.readline() == "begins\n"
+        time.sleep(delay_ms / 1000)
+        child.send_signal(signal.SIGINT)
+        stdout, stderr = child.communicate(timeout=60)
+        assert "Traceback" not in stderr, f"after {delay_ms} ms: {stderr}"
+        if child.returncode == 130:
+            interrupted += 1
+            assert stderr == "error: interrupted; nothing is half-written\n"
+            assert json_on_stdout(stdout) == {
+                "error": "interrupted; nothing is half-written",
+                "kind": "KeyboardInterrupt",
+            }
+        else:  # it had ended by itself
+            assert child.returncode in (0, 1)
+    assert interrupted >= 5
+
+
+def test_ctrl_c_stays_ignored_where_the_shell_asked_for_that(tmp_path: Path) -> None:
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += "from breastseg_deploy.cli.start import loaded, started\n"
+    code += (
+        "def program(_): signal.raise_signal(signal.SIGINT); loaded(); signal.raise_signal(signal.SIGINT); return 0\n"
+    )
+    code += "sys.exit(started(program, None))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_caller_in_the_same_process_keeps_its_own_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["doctor"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("module", ["breastseg_deploy.cli.main", "breastseg_export.main"])
+def test_what_is_imported_before_ctrl_c_is_heeded_is_next_to_nothing(module: str) -> None:
+    code = f"import os, sys; before = set(sys.modules); import {module}; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = {
+        "breastseg_deploy",
+        "breastseg_deploy.cli",
+        "breastseg_deploy.cli.start",
+        "breastseg_deploy.version",
+        module,
+    }
+    assert set(done.stdout.split()) <= {"__future__", module.partition(".")[0], *ours}
 
 
 def test_reader_that_goes_away_ends_the_command_quietly(demo_bundle: Path) -> None:

@@ -78,6 +78,7 @@ def test_every_shape_of_the_contract_is_taken(cupy_on_cpu: ModuleType, shape: tu
 def test_a_12_bit_frame_of_another_byte_order_is_read(cupy_on_cpu: ModuleType) -> None:
     frames = noise(*SIZE, 3, below=4096, dtype=np.uint16).astype(">u2")
     assert_close(gpu_ops.network_input(frames, SIZE, bit_depth=12), reference(frames, 12))
+    assert_close(gpu_ops.network_input(frames, SIZE, bit_depth=np.uint8(12)), reference(frames, 12))
 
 
 def test_a_scattered_frame_of_the_host_is_gathered(cupy_on_cpu: ModuleType) -> None:
@@ -310,6 +311,7 @@ def test_device_gives_the_reference(cupy: Any, shape: tuple[int, ...], dtype: st
 def test_device_reads_16_bit_frames_as_the_contract_does(cupy: Any) -> None:
     frames = noise(2, *SIZE, 3, below=4096, dtype=np.uint16)
     assert_close(gpu_ops.network_input(frames, SIZE, bit_depth=12), reference(frames, 12))
+    assert_close(gpu_ops.network_input(frames, SIZE, bit_depth=np.uint8(12)), reference(frames, 12))
     with pytest.raises(FrameError, match="over 511; check bit_depth"):
         gpu_ops.network_input(frames, SIZE, bit_depth=9)
 

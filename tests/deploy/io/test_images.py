@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,20 @@ def test_overlay_leaves_frame_and_mask_alone() -> None:
 
 def test_overlay_of_an_empty_mask_is_the_frame() -> None:
     np.testing.assert_array_equal(overlay(RGB, np.zeros((40, 52), np.uint8)), RGB)
+
+
+def test_threads_that_read_damaged_files_leave_opencvs_log_level_alone(tmp_path: Path) -> None:
+    """It belongs to the whole process, and a host program must not fall silent for good."""
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(b"\xff\xd8 no image \xff\xda\xff\xd9")
+    before = cv2.utils.logging.getLogLevel()
+
+    def read(_: int) -> int:
+        with pytest.raises(FrameError):
+            read_frame(damaged)
+        return int(cv2.utils.logging.getLogLevel())
+
+    with ThreadPoolExecutor(8) as pool:
+        levels = set(pool.map(read, range(400)))
+    assert levels == {before}
+    assert cv2.utils.logging.getLogLevel() == before

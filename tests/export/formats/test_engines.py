@@ -22,8 +22,8 @@ from breastseg_deploy.errors import ArgumentError, BackendError, MachineError
 from breastseg_deploy.machine import CACHE_VARIABLE, Machine
 from breastseg_deploy.nvidia import Gpu, NoGpu
 from breastseg_export import graph
-from breastseg_export.command import main
 from breastseg_export.formats import engines
+from breastseg_export.main import main
 from breastseg_export.precision.half import half_network
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import Checkpoint, save_checkpoint

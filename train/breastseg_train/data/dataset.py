@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from breastseg_deploy.contract import SIDE_MULTIPLE_PX, rgb_frame
 from breastseg_deploy.errors import DataError, FrameError
 from breastseg_deploy.io import images
+from breastseg_deploy.progress import followed
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _samples(folder: Path, min_side_px: int, problems: list[str]) -> Iterable[Sa
     masks = _by_name(folder / "masks", problems)
     problems += [f"{frames[name]}: has no mask of that name" for name in sorted(frames.keys() - masks.keys())]
     problems += [f"{masks[name]}: has no frame of that name" for name in sorted(masks.keys() - frames.keys())]
-    for name in sorted(frames.keys() & masks.keys()):
+    for name in followed(sorted(frames.keys() & masks.keys()), f"reading {folder}", "frames"):
         try:
             frame, mask = read_frame(frames[name]), read_mask(masks[name])
         except DataError as err:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.errors import DataError, OutputError
+from breastseg_deploy.progress import followed
 from breastseg_train.data.dataset import Sample, read_mask
 from breastseg_train.data.mask_statistics import SMALL_STRUCTURE_PX, MaskStatistics, mask_statistics
 
@@ -55,7 +56,7 @@ def split_names(root: Path) -> list[str]:
 
 def statistics_of(samples: Sequence[Sample]) -> list[MaskStatistics]:
     """Statistics of each sample's mask."""
-    return [mask_statistics(read_mask(sample.mask)) for sample in samples]
+    return [mask_statistics(read_mask(sample.mask)) for sample in followed(samples, "describing masks", "masks")]
 
 
 def split_statistics(masks: Sequence[MaskStatistics]) -> SplitStatistics:

@@ -76,4 +76,10 @@ def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 
 
-COMMAND = Command("describe a data set: cells, sizes, sampling weights", _add_arguments, _run)
+COMMAND = Command(
+    "describe a data set: cells, sizes, sampling weights",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.data.statistics",),
+    extra="train",
+)

@@ -91,4 +91,10 @@ def _say(words: str) -> None:
     print(words, file=sys.stderr)
 
 
-COMMAND = Command("train and measure a list of presets, and write the table", _add_arguments, _run)
+COMMAND = Command(
+    "train and measure a list of presets, and write the table",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.paper.ablation",),
+    extra="train",
+)

@@ -23,6 +23,7 @@ from torch import nn
 
 from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.progress import followed
 from breastseg_deploy.storage import check_output_folder, make_folder, write_whole
 from breastseg_train.data.dataset import Sample, read_data_set, read_frame, read_mask
 from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint
@@ -156,7 +157,8 @@ def _pseudo_label(place: Path, pool: Sequence[Sample], count: int, model: Path) 
         The samples with pseudo-labels, and the rest of the pool.
     """
     checkpoint = load_checkpoint(model)
-    seen = {sample: uncertainty(checkpoint, read_frame(sample.image)) for sample in pool}
+    followed_pool = followed(pool, "uncertainty", "frames")
+    seen = {sample: uncertainty(checkpoint, read_frame(sample.image)) for sample in followed_pool}
     ranked = sorted(pool, key=lambda sample: seen[sample].mean_entropy_bits, reverse=True)
     chosen, rest = ranked[:count], ranked[count:]
     masks = place / "pseudo-labels"

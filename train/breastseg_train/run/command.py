@@ -87,4 +87,10 @@ def _share(text: str) -> tuple[str, float]:
     return name, float(share)
 
 
-COMMAND = Command("train a model on a folder of frames and masks", _add_arguments, _run)
+COMMAND = Command(
+    "train a model on a folder of frames and masks",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.run.experiment",),
+    extra="train",
+)

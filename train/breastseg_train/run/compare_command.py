@@ -38,4 +38,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("draw the validation curves of several runs in one picture", _add_arguments, _run)
+COMMAND = Command(
+    "draw the validation curves of several runs in one picture",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.run.curves",),
+    extra="train",
+)

@@ -10,6 +10,7 @@ from typing import Any
 
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.errors import ArgumentError
+from breastseg_deploy.progress import Progress
 from breastseg_deploy.storage import check_output_file
 
 
@@ -30,8 +31,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from tqdm import tqdm
-
     from breastseg_train.data.dataset import read_data_set
     from breastseg_train.network.checkpoint import load_checkpoint, save_checkpoint
     from breastseg_train.run.gate import check_recall, fit_gate
@@ -44,9 +43,9 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"warning: {seen}; the promise is one for frames that had no say in the model", file=sys.stderr)
     data = read_data_set(arguments.data, [*arguments.fit_on, *arguments.calibrate_on])
     count = len(data.samples([*arguments.fit_on, *arguments.calibrate_on]))
-    with tqdm(total=count, desc="encoder", unit="frame", disable=not sys.stderr.isatty()) as bar:
+    with Progress("encoder", count, "frames") as progress:
         fitted = fit_gate(
-            checkpoint.model, data, arguments.fit_on, arguments.calibrate_on, arguments.recall, bar.update
+            checkpoint.model, data, arguments.fit_on, arguments.calibrate_on, arguments.recall, progress.update
         )
     save_checkpoint(replace(checkpoint, gate=fitted), arguments.output)
     found = fitted.calibration
@@ -76,4 +75,10 @@ def _seen_in_training(details: Mapping[str, Any], calibrate_on: Sequence[str]) -
     return f"splits named {', '.join(chose)} chose the checkpoint's epoch" if chose else ""
 
 
-COMMAND = Command("add an empty-frame gate to a checkpoint, calibrated on frames of your own", _add_arguments, _run)
+COMMAND = Command(
+    "add an empty-frame gate to a checkpoint, calibrated on frames of your own",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.run.gate",),
+    extra="train",
+)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import lightning
 import torch
 
 from breastseg_deploy.errors import TrainingError
+from breastseg_deploy.progress import Progress
 from breastseg_train.run.processes import LostProcessError, tells_of_a_lost_process
 
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
@@ -38,6 +39,42 @@ def quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
+
+
+class TrainingProgress(lightning.Callback):
+    """Says how far a training is where Lightning's bar would fill a log; see `progress.Progress`.
+
+    Of several processes, the first speaks.
+
+    Args:
+        progress: makes what speaks.
+    """
+
+    def __init__(self, progress: Callable[[str, int, str], Progress] = Progress) -> None:
+        self._make = progress
+        self._open = ExitStack()
+        self._progress: Progress | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Begin, with the batches that are left: a resumed run has fewer."""
+        if trainer.is_global_zero:
+            batches = ((trainer.max_epochs or 0) - trainer.current_epoch) * int(trainer.num_training_batches)
+            self._progress = self._open.enter_context(self._make("training", batches, "batches"))
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """One more batch is done."""
+        if self._progress is not None:
+            self._progress.update()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """End."""
+        self._open.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """End without a word: what follows is the error's."""
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -22,15 +21,15 @@ from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_train.data.augment import Augment, Augmentation
 from breastseg_train.data.dataset import Sample, read_data_set
 from breastseg_train.data.frames import TrainingFrames, WholeFrames
-from breastseg_train.data.mask_statistics import mask_statistics
 from breastseg_train.data.sampler import SeededDraws
 from breastseg_train.data.sources import balanced_weights, cut_mosaics, sources
+from breastseg_train.data.statistics import statistics_of
 from breastseg_train.data.wide_augment import WideAugmentation
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.network.model import SegmentationModel
 from breastseg_train.run.configuration import WIDE_AUGMENTATION, Configuration
 from breastseg_train.run.global_batch import normalise_over_all_processes
-from breastseg_train.run.lightning_border import quiet_lightning, training_ends_in_a_sentence
+from breastseg_train.run.lightning_border import TrainingProgress, quiet_lightning, training_ends_in_a_sentence
 from breastseg_train.run.module import SegmentationTraining
 from breastseg_train.run.processes import place, run_in_processes
 from breastseg_train.run.run_folder import RESUME, RUN, RunFolder, read_description, run_description
@@ -153,7 +152,10 @@ def _fit(work: _Work, max_minutes: float | None, resume: bool) -> dict[str, Any]
             num_nodes=place().processes // place().processes_here,
             strategy=_strategy(),
             use_distributed_sampler=False,
-            callbacks=[RunFolder(run, work.description, model.weights_from)],
+            callbacks=[
+                RunFolder(run, work.description, model.weights_from),
+                *([] if sys.stderr.isatty() else [TrainingProgress()]),
+            ],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -189,7 +191,7 @@ def training_loader(samples: Sequence[Sample], configuration: Configuration, dat
     """Batches of augmented crops, in the order that the seed decides; of each, the share of this process."""
     weights = None
     if configuration.weighted_sampling or configuration.balanced_sources:
-        masks = [mask_statistics(np.ascontiguousarray(sample.read()[1])) for sample in samples]
+        masks = statistics_of(samples)
         weights = [mask.complexity for mask in masks]
         if configuration.balanced_sources:
             named = sources(data_root, samples)
