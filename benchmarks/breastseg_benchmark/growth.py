@@ -16,6 +16,7 @@ from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_batch
 from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.phantom import phantom_frames
+from breastseg_deploy.progress import Progress, followed
 
 LEAST_SAMPLES = 8
 """Two in each quarter of a run; see `growth_bytes`."""
@@ -84,7 +85,11 @@ def over_frames(process: Process, frames: int) -> MemoryGrowth:
     """Resident memory of an open implementation while it segments frame after frame."""
     step = max(1, frames // _SAMPLES)
     counts = [step] * (frames // step)
-    resident = [process.repeat(0), *(process.repeat(count) for count in counts)]
+    resident = [process.repeat(0)]
+    with Progress("growth over frames", sum(counts), "frames") as progress:
+        for count in counts:
+            resident.append(process.repeat(count))
+            progress.update(count)
     return MemoryGrowth(frames=sum(counts), resident_bytes=tuple(resident), growth_bytes=growth_bytes(resident))
 
 
@@ -126,11 +131,11 @@ def _over_batches(process: Process, batches: Sequence[int], rounds: int) -> list
     """Memory on the way up, the smallest batch first, since allocators keep what they took; then time, in turn."""
     peaks: dict[int, int | None] = {}
     process.peak()
-    for batch in sorted(batches):
+    for batch in followed(sorted(batches), "memory of the batches", "batches"):
         process.time(0, batch)
         peaks[batch] = process.peak()
     seconds: dict[int, list[float]] = {batch: [] for batch in peaks}
-    for number in range(rounds):
+    for number in followed(range(rounds), "time of the batches", "rounds"):
         for batch, measured in seconds.items():
             measured.append(process.time(number, batch).seconds)
     return [
@@ -146,7 +151,7 @@ def _over_sizes(
     by_size: Mapping[str, Bundle] = {str(bundle.manifest.frame.size_px): bundle for bundle in bundles}
     with ExitStack() as stack:
         open_now: dict[str, Process] = {}
-        for name, bundle in by_size.items():
+        for name, bundle in followed(list(by_size.items()), "loading other sizes", "sizes"):
             process = stack.enter_context(_process(bundle, backend, scratch, timeout_s))
             try:
                 process.open()
@@ -154,7 +159,9 @@ def _over_sizes(
             except NotRunError:
                 continue
             open_now[name] = process
-        calls, _ = in_turn({name: process.time_in_turn for name, process in open_now.items()}, rounds, 2)
+        callers = {name: process.time_in_turn for name, process in open_now.items()}
+        with Progress("time of the sizes", rounds, "rounds") as progress:
+            calls, _ = in_turn(callers, rounds, 2, progress.update)
         points = [_size_point(by_size[name], open_now[name], measured) for name, measured in calls.items()]
     return sorted(points, key=lambda point: point.size_px)
 
