@@ -18,7 +18,8 @@ import breastseg_deploy
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {
-    "pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE",
+    "pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
+    "LICENSE", "NOTICE",
     "breastseg_deploy", "train", "export", "benchmarks", "tests", "docs",
 }  # fmt: skip
 
