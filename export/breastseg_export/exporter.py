@@ -88,7 +88,7 @@ def export_bundle(settings: ExportSettings, say: Callable[[str], None] = lambda 
                 quantised = quantised_network(network, checkpoint.model.architecture.gabor, size, calibration)
         if settings.precision != "fp16":
             say(f"measuring parity on {samples.description}")
-            run, half = parity(checkpoint, graphs, (), samples, settings.min_dice, quantised), None
+            run, half = parity(checkpoint, graphs, samples, settings.min_dice, quantised), None
         else:
             run, half = half_parity(checkpoint, graphs, network, samples, settings.min_dice, say)
         exported = Exported(

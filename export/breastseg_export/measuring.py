@@ -16,7 +16,6 @@ from breastseg_export.formats.int8 import QuantisedNetwork, int8_in_openvino
 from breastseg_export.parity import (
     FP16_LIMITS,
     FP32_LIMITS,
-    HALF_LIMITS,
     INT8_LIMITS,
     Artefact,
     ParityRun,
@@ -26,7 +25,6 @@ from breastseg_export.parity import (
 )
 from breastseg_export.precision.half import half_network
 from breastseg_export.precision.islands import IslandSearch, described, watched_frames
-from breastseg_export.precision.layers import island_modules
 from breastseg_export.precision.ranges import Watch, necessary_islands
 from breastseg_export.samples import Samples
 from breastseg_train.network.checkpoint import Checkpoint
@@ -64,8 +62,7 @@ def half_parity(
         graphs[NETWORK_FP16] = half_network(network, islands)
         more = ", ".join(search.in_order(groups)) or "none"
         say(f"measuring parity on {samples.description}; further layers in float32: {more}")
-        modules = island_modules(checkpoint.model, network, islands)
-        run = parity(checkpoint, graphs, modules, samples, min_dice)
+        run = parity(checkpoint, graphs, samples, min_dice)
         larger = search.larger(groups) if attempts_left and _only_half_fails(run) else None
         if larger is None:
             break
@@ -81,7 +78,6 @@ def _only_half_fails(run: ParityRun) -> bool:
 def parity(
     checkpoint: Checkpoint,
     graphs: dict[str, onnx.ModelProto],
-    float32_modules: tuple[str, ...],
     samples: Samples,
     min_dice: float | None,
     int8: QuantisedNetwork | None = None,
@@ -91,7 +87,6 @@ def parity(
     Args:
         checkpoint: the reference.
         graphs: by file name.
-        float32_modules: that stay in float32 where the network runs in torch `.half()`.
         samples: the frames.
         min_dice: see `ExportSettings`.
         int8: the INT8 network, where there is one.
@@ -115,20 +110,8 @@ def parity(
         run = int8_in_openvino(int8, gabor)
         compared.append(Artefact(INT8_NETWORK, "OpenVINO", run, stricter(INT8_LIMITS, min_dice)))
     if NETWORK_FP16 in graphs:
-        compared += [
-            Artefact(
-                NETWORK_FP16,
-                "ONNX Runtime",
-                runners.network_in_onnxruntime(graphs[NETWORK_FP16], gabor),
-                stricter(FP16_LIMITS, min_dice),
-            ),
-            Artefact(
-                NETWORK_FP16,
-                "torch .half()",
-                runners.half_in_torch(model, float32_modules),
-                stricter(HALF_LIMITS, min_dice),
-            ),
-        ]
+        half = runners.network_in_onnxruntime(graphs[NETWORK_FP16], gabor)
+        compared.append(Artefact(NETWORK_FP16, "ONNX Runtime", half, stricter(FP16_LIMITS, min_dice)))
     with _progress(samples, "parity") as progress:
         return compare(runners.reference(model), compared, samples, checkpoint.threshold, progress.update)
 

@@ -16,10 +16,6 @@ from breastseg_export.samples import Sample, Samples
 
 FP32_LIMITS = ParityLimits(worst_dice=0.9999, mean_dice=0.9999, dice_change=0.001)
 FP16_LIMITS = ParityLimits(worst_dice=0.99, mean_dice=0.999, dice_change=0.001)
-HALF_LIMITS = ParityLimits(worst_dice=0.99, mean_dice=0.99, dice_change=0.001)
-"""For the network in torch `.half()`. It rounds more often than what ships (batch norms apart, pools in float16), which
-is what makes it show an overflow; so it is held to the worst frame, not to the mean."""
-
 INT8_LIMITS = ParityLimits(worst_dice=0.97, mean_dice=0.99, dice_change=0.002)
 """For a network with 8-bit layers, which is never taken unasked. What counts is what it costs against the truth, so it
 is measured on frames with one; see `int8.check_frames`."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from breastseg_deploy.bundle import TENSOR
 from breastseg_deploy.errors import ParityError
@@ -32,29 +30,14 @@ _EDGE_CHECK_PX = 96
 
 def reference(model: SegmentationModel) -> Engine:
     """The truth of every parity figure: float32 PyTorch behind the CPU reference preprocessing."""
-    return _engine_of(model, model.architecture.gabor)
+    gabor = model.architecture.gabor
 
+    def run(frame: Frame) -> Probability:
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(network_input(frame[np.newaxis], gabor)))
+            return probability(logits[0, 0].numpy())
 
-def half_in_torch(model: SegmentationModel, float32_modules: Collection[str] = ()) -> Engine:
-    """The network in torch `.half()` but for some modules: it overflows where a GPU would.
-
-    ONNX Runtime on a CPU computes float16 graphs in float32 and so hides an overflow; this does not.
-
-    Args:
-        model: stays as it is.
-        float32_modules: names of modules that compute in float32, with all inside them (`layers.island_modules`). Other
-            modules cast what they read; an operation between modules takes the wider type of what it reads.
-    """
-    mixed = copy.deepcopy(model)
-    for name, module in mixed.named_modules():
-        inside = any(f"{name}.".startswith(f"{wide}.") for wide in float32_modules)
-        kind = torch.float32 if inside else torch.float16
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        for tensor in own:
-            tensor.data = tensor.data.to(kind) if tensor.is_floating_point() else tensor.data
-        if own or not any(module.children()):
-            module.register_forward_pre_hook(_cast_inputs(kind))
-    return _engine_of(mixed, model.architecture.gabor)
+    return run
 
 
 def portable_in_onnxruntime(graph: onnx.ModelProto) -> Engine:
@@ -68,7 +51,10 @@ def portable_in_onnxruntime(graph: onnx.ModelProto) -> Engine:
 
 
 def network_in_onnxruntime(graph: onnx.ModelProto, gabor: GaborParameters) -> Engine:
-    """`network.fp16.onnx` behind the CPU reference preprocessing, each value rounded as its types say."""
+    """`network.fp16.onnx` behind the CPU reference preprocessing, each value rounded as its types say.
+
+    An overflow shows: without these roundings ONNX Runtime computes the whole graph in float32 and hides it.
+    """
     onnx_session = session(explicitly_rounded(graph))
 
     def run(frame: Frame) -> Probability:
@@ -107,21 +93,3 @@ def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:
             f"the edge channel is {error:.2e} off its float64 reference, the limit is {_EDGE_TOLERANCE:.0e}; "
             "this NumPy's FFT cannot be trusted: reinstall numpy at the version of constraints.txt"
         )
-
-
-def _cast_inputs(kind: torch.dtype) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    def cast(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(kind) if value.is_floating_point() else value
-        return type(value)(map(cast, value)) if isinstance(value, (list, tuple)) else value
-
-    return lambda _module, inputs: tuple(map(cast, inputs))
-
-
-def _engine_of(network: nn.Module, gabor: GaborParameters) -> Engine:
-    def run(frame: Frame) -> Probability:
-        with torch.inference_mode():
-            logits = network(torch.from_numpy(network_input(frame[np.newaxis], gabor)))
-            return logits.float().sigmoid()[0, 0].numpy()  # type: ignore[no-any-return]
-
-    return run

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 import onnx
-import torch
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
-from torch import nn
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch.onnx.export writes the modules that a node comes from, the outermost first, the operation last."""
 _ENCODER, _DECODER_BLOCK = "unet.encoder", re.compile(r"unet\.decoder\.blocks\.x_\d+_(\d+)")
-_GIVES_NOTHING_NEW = ("Concat", "Resize", "ReduceMean")
-"""Operations between modules that torch may compute in float16: they make no larger value, its means sum in float32."""
-_SMALLEST_PX = 64
 _PLAIN_NAMES = {"projection": "projection", "unet.segmentation_head": "head"}
 
 Groups = frozenset[str]
@@ -43,17 +38,12 @@ class Group:
         return frozenset(node.name for node in self.nodes)
 
 
-def module_of(node: NodeProto) -> str:
-    """The innermost torch module that a node comes from, e.g. "unet.encoder.layer1.0.bn2"; empty where none is known.
+def layer_of(node: NodeProto) -> str:
+    """The innermost torch module that a node comes from, e.g. "unet.encoder.layer1.0.bn2"; else the node's own name.
 
     A batch norm that the export folded into its convolution gives the convolution its own name.
     """
-    return (_scopes(node)[:-1] or [""])[-1]
-
-
-def layer_of(node: NodeProto) -> str:
-    """A node's name for people: its module, or its own name where no module is known."""
-    return module_of(node) or node.name
+    return (_scopes(node)[:-1] or [""])[-1] or node.name
 
 
 def groups(network: ModelProto) -> tuple[Group, ...]:
@@ -81,25 +71,6 @@ def groups(network: ModelProto) -> tuple[Group, ...]:
     for node in network.graph.node:
         found.setdefault(names[node.name], []).append(node)
     return tuple(Group(name, tuple(found[name])) for name in sorted(found, key=_position))
-
-
-def island_modules(model: nn.Module, network: ModelProto, islands: Collection[str]) -> tuple[str, ...]:
-    """The torch modules that compute in float32 where these nodes of the graph do.
-
-    As far as modules allow: for an operation between modules that makes new values, the module around it is taken
-    whole; and for a batch norm that the export folded, the convolution before it as well.
-    """
-    modules = dict(model.named_modules())
-    chosen = set()
-    for node in network.graph.node:
-        name = module_of(node)
-        if node.name in islands and name in modules:
-            between = any(modules[name].children()) and not any(True for _ in modules[name].parameters(recurse=False))
-            if not (between and node.op_type in _GIVES_NOTHING_NEW):
-                chosen.add(name)
-    before = _modules_before(model)
-    chosen |= {before[name] for name in chosen if isinstance(modules[name], nn.BatchNorm2d)}
-    return tuple(name for name in modules if name in chosen)
 
 
 def part(network: ModelProto, nodes: Sequence[NodeProto], values: dict[str, ValueInfoProto]) -> ModelProto:
@@ -146,21 +117,6 @@ def multiply_adds(network: ModelProto, values: dict[str, ValueInfoProto]) -> dic
 def plane_size(value: ValueInfoProto) -> int:
     """H x W of an (N, C, H, W) value; 1 where it has no such axes."""
     return prod(axis.dim_value for axis in value.type.tensor_type.shape.dim[2:] if axis.dim_value)
-
-
-def _modules_before(model: nn.Module) -> dict[str, str]:
-    """The module with weights that finished before each other one."""
-    order: list[str] = []
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: order.append(name))
-        for name, module in model.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    with torch.inference_mode():
-        model(torch.zeros(1, 4, _SMALLEST_PX, _SMALLEST_PX))
-    for hook in hooks:
-        hook.remove()
-    return dict(zip(order[1:], order, strict=False))
 
 
 def _encoder_groups(nodes: Sequence[NodeProto]) -> dict[str, str]:
