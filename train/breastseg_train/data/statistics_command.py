@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
             {"data": str(arguments.data), "splits": splits, **({"weights": weights} if arguments.weights else {})}
         )
         return 0
-    _print_table(table)
+    print(table_text(table), end="")
     if arguments.weights:
         for split, of_frames in weights.items():
             for name, weight in sorted(of_frames.items(), key=lambda item: -item[1]):
@@ -55,26 +55,45 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_table(table: dict[str, SplitStatistics]) -> None:
-    """Table I of the paper, one column per split, and three rows more."""
-    rows: dict[str, Callable[[SplitStatistics], str]] = {
-        "Total images": lambda s: f"{s.images}",
-        "With cells": lambda s: f"{s.with_cells} ({s.with_cells / s.images:.0%})",
-        "Without cells": lambda s: f"{s.without_cells} ({s.without_cells / s.images:.0%})",
-        "Avg. cell size": lambda s: _share(s.average_cell_size),
-        "Cell pixels": lambda s: _share(s.cell_pixels),
-        "Cells per image": lambda s: "-" if s.cells_per_image is None else f"{s.cells_per_image:.1f}",
-        "Median cell (px)": lambda s: "-" if s.median_cell_px is None else f"{s.median_cell_px:.0f}",
-        "Small structures": lambda s: f"{s.small_structures} of {s.cells}",
-    }
-    print(f"{'Characteristic':18}" + "".join(f"{split:>16}" for split in table))
-    for title, cell in rows.items():
-        print(f"{title:18}" + "".join(f"{cell(statistics):>16}" for statistics in table.values()))
+def table_text(table: Mapping[str, SplitStatistics], beside: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Table I of the paper, one column per split, and three rows more.
+
+    Args:
+        table: by split.
+        beside: columns that stand beside those of the same splits, such as `PAPER_TABLE_I`, row by row.
+    """
+    columns: dict[str, list[str]] = {}
+    for split, statistics in table.items():
+        columns[split] = [cell(statistics) for cell in _ROWS.values()]
+        if beside is not None:
+            known = list(beside[split])
+            columns[f"{split}, paper"] = [*known, *["-"] * (len(_ROWS) - len(known))]
+    lines = [f"{'Characteristic':18}" + "".join(f"{title:>16}" for title in columns)]
+    for at, title in enumerate(_ROWS):
+        lines.append(f"{title:18}" + "".join(f"{column[at]:>16}" for column in columns.values()))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 
+
+_ROWS: dict[str, Callable[[SplitStatistics], str]] = {
+    "Total images": lambda s: f"{s.images}",
+    "With cells": lambda s: f"{s.with_cells} ({s.with_cells / s.images:.0%})",
+    "Without cells": lambda s: f"{s.without_cells} ({s.without_cells / s.images:.0%})",
+    "Avg. cell size": lambda s: _share(s.average_cell_size),
+    "Cell pixels": lambda s: _share(s.cell_pixels),
+    "Cells per image": lambda s: "-" if s.cells_per_image is None else f"{s.cells_per_image:.1f}",
+    "Median cell (px)": lambda s: "-" if s.median_cell_px is None else f"{s.median_cell_px:.0f}",
+    "Small structures": lambda s: f"{s.small_structures} of {s.cells}",
+}
+PAPER_TABLE_I = {
+    "train": ("599", "240 (40%)", "359 (60%)", "4.4%", "1.76%"),
+    "val": ("130", "52 (40%)", "78 (60%)", "4.3%", "1.72%"),
+    "test": ("100", "40 (40%)", "60 (60%)", "4.5%", "1.80%"),
+}
+"""The paper's Table I, row by row as far as it goes."""
 
 COMMAND = Command(
     "describe a data set: cells, sizes, sampling weights",

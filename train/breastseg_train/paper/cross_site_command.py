@@ -41,4 +41,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("train without each source in turn, and measure on it", _add_arguments, _run)
+COMMAND = Command(
+    "train without each source in turn, and measure on it",
+    _add_arguments,
+    _run,
+    loads=("breastseg_train.paper.ablation",),
+    extra="train",
+)
