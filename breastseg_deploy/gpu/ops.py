@@ -18,18 +18,16 @@ import numpy as np
 from breastseg_deploy.errors import ArgumentError, BackendError, FrameError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gpu.arrays import check_buffer, device_of, frame_count, on_device, taken
-from breastseg_deploy.gpu.bank import packed_bank
-from breastseg_deploy.gpu.sources import edge_options, mask_options, source
+from breastseg_deploy.gpu.bank import folded_bank
+from breastseg_deploy.gpu.sources import MASK_OPTIONS, edge_options, edge_shape, source
 from breastseg_deploy.preprocess.gabor import GaborParameters, check_side
 
-_TILE_PX = (16, 32)
-_EDGE_THREADS = 128
 _MASK_THREADS = 256
 _NO_POINTER = np.uint64(0)
 
 _caches = threading.Lock()
-_kernels: dict[tuple[Any, ...], Any] = {}
-_banks: dict[tuple[int, GaborParameters], tuple[Any, int, float]] = {}
+_kernels: dict[tuple[int, str, tuple[str, ...]], Any] = {}
+_banks: dict[tuple[int, GaborParameters], Any] = {}
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,6 @@ def network_input(
     parameters: GaborParameters | None = None,
     *,
     bit_depth: int | None = None,
-    dtype: str = "float32",
     out: Any | None = None,
     over_range: Any | None = None,
     stream: Any | None = None,
@@ -85,15 +82,14 @@ def network_input(
         size_px: (H, W) that every frame must have, each >= 32.
         parameters: of the Gabor bank, the paper's by default; psi_rad must be a multiple of pi.
         bit_depth: for uint16, 9 to 16.
-        dtype: of the result, "float32" or "float16"; `out` overrules it.
-        out: device buffer (N, 4, H, W) to write, such as an engine's input.
+        out: device buffer (N, 4, H, W) float32 to write, such as an engine's input.
         over_range: for uint16, a (1,) int32 buffer on the device that takes the brightest value over white, 0 where
             there is none; whoever gives it passes it to `check_range`. Without it the call waits for the GPU and
             looks itself. uint8 needs neither.
         stream: CuPy stream to work on; the current one by default.
 
     Returns:
-        CuPy array (N, 4, H, W), `out` where it was given. Within 1e-5 of the reference in float32, 2e-3 in float16.
+        CuPy array (N, 4, H, W), float32, `out` where it was given. Within 1e-5 of the reference.
 
     Raises:
         FrameError: frames that break the contract, lie scattered in device memory, or come in no known form.
@@ -110,17 +106,16 @@ def network_input(
         with device_of(cupy, held, out):
             pixels = on_device(cupy, held)
             shape = (count, 4, *size_px)
-            tensor = cupy.empty(shape, np.dtype(dtype)) if out is None else out
-            check_buffer(cupy, "out", tensor, shape, ("float32", "float16"))
+            tensor = cupy.empty(shape, np.float32) if out is None else out
+            check_buffer(cupy, "out", tensor, shape, ("float32",))
             too_bright = _range_flag(cupy, over_range) if pixels.dtype == np.uint16 else None
-            operands, groups, scale = _bank_on_device(cupy, bank)
-            white = 2**bit_depth - 1 if bit_depth else 255
-            grid = (-(-size_px[1] // _TILE_PX[1]), -(-size_px[0] // _TILE_PX[0]), count)
+            folded = _bank_on_device(cupy, bank)
+            white = np.uint32(2**bit_depth - 1 if bit_depth else 255)
             sides = (np.int32(size_px[0]), np.int32(size_px[1]))
-            numbers = (np.int32(groups), np.float32(scale), np.uint32(white))
             flag = _NO_POINTER if too_bright is None else too_bright
-            kernel = _edge_kernel(cupy, pixels.dtype, channels, tensor.dtype)
-            kernel(grid, (_EDGE_THREADS, 1, 1), (pixels, operands, tensor, *sides, *numbers, flag))
+            kernel = _kernel(cupy, "edge", "edge_tensor", edge_options(pixels.dtype, channels))
+            arguments = (pixels, folded, tensor, *sides, np.int32(len(folded)), white, flag)
+            kernel(*edge_shape(count, size_px), arguments)
             if too_bright is not None and over_range is None:
                 check_range(int(too_bright.get()[0]), bit_depth)
     return tensor
@@ -150,7 +145,7 @@ def mask_of_logits(
     """Logits to a mask on the device: 1 where sigmoid(logit) >= threshold in float32, as on the CPU.
 
     Args:
-        logits: (N, H, W) or (N, 1, H, W) float32 or float16, C-contiguous; on the device, as `network_input` takes it.
+        logits: (N, H, W) or (N, 1, H, W) float32, C-contiguous; on the device, as `network_input` takes it.
         threshold: of the probability, 0 to 1.
         mask: device buffer (N, H, W) uint8 to write.
         probability: device buffer (N, H, W) float32 to write.
@@ -172,7 +167,7 @@ def mask_of_logits(
         held = taken(cupy, logits)
         with device_of(cupy, held, None):
             given = held.shape if held.ndim in (3, 4) and (held.ndim == 3 or held.shape[1] == 1) else ("N", "H", "W")
-            check_buffer(cupy, "logits", held, given, ("float32", "float16"))
+            check_buffer(cupy, "logits", held, given, ("float32",))
             shape = (given[0], *given[-2:])
             mask = cupy.empty(shape, np.uint8) if mask is None else mask
             if probability is None and with_probability:
@@ -185,7 +180,7 @@ def mask_of_logits(
             flag.data.memset_async(0, 4)
             count = math.prod(shape)
             written = _NO_POINTER if probability is None else probability
-            kernel = _mask_kernel(cupy, held.dtype)
+            kernel = _kernel(cupy, "mask", "logits_to_mask", MASK_OPTIONS)
             grid = (-(-count // _MASK_THREADS), 1, 1)
             numbers = (np.int64(count), np.float32(threshold))
             kernel(grid, (_MASK_THREADS, 1, 1), (held, mask, written, flag, *numbers))
@@ -217,31 +212,21 @@ def _range_flag(cupy: Any, given: Any | None) -> Any:
     return flag
 
 
-def _bank_on_device(cupy: Any, parameters: GaborParameters) -> tuple[Any, int, float]:
-    """Operands, groups and scale of a bank; uploaded once to each device, and there before any stream looks."""
+def _bank_on_device(cupy: Any, parameters: GaborParameters) -> Any:
+    """The folded bank; uploaded once to each device, and there before any stream looks."""
     key = (int(cupy.cuda.runtime.getDevice()), parameters)
     with _caches:
         if key not in _banks:
-            packed = packed_bank(parameters)
-            operands = cupy.asarray(packed.operands)
+            folded = cupy.asarray(folded_bank(parameters))
             cupy.cuda.get_current_stream().synchronize()
-            _banks[key] = operands, packed.groups, packed.edge_scale
+            _banks[key] = folded
         return _banks[key]
 
 
-def _edge_kernel(cupy: Any, frame: np.dtype[Any], channels: int, result: np.dtype[Any]) -> Any:
-    key = ("edge_tensor", frame, channels, result)
-    return _kernel(cupy, key, "edge", lambda: edge_options(frame, channels, result))
-
-
-def _mask_kernel(cupy: Any, logits: np.dtype[Any]) -> Any:
-    return _kernel(cupy, ("logits_to_mask", logits), "mask", lambda: mask_options(logits))
-
-
-def _kernel(cupy: Any, key: tuple[Any, ...], file: str, options: Any) -> Any:
-    """The kernel `key[0]`, compiled once for each device and kind of arrays."""
-    here = (int(cupy.cuda.runtime.getDevice()), *key)
+def _kernel(cupy: Any, file: str, name: str, options: tuple[str, ...]) -> Any:
+    """The kernel of that name in that file, compiled once for each device and set of options."""
+    key = (int(cupy.cuda.runtime.getDevice()), name, options)
     with _caches:
-        if here not in _kernels:
-            _kernels[here] = cupy.RawModule(code=source(file), options=options()).get_function(key[0])
-        return _kernels[here]
+        if key not in _kernels:
+            _kernels[key] = cupy.RawModule(code=source(file), options=options).get_function(name)
+        return _kernels[key]

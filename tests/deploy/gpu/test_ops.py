@@ -17,8 +17,8 @@ from breastseg_deploy.preprocess import tensor as preprocess
 from breastseg_deploy.preprocess.gabor import GaborParameters
 
 SIZE = (32, 38)
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
-"""Promised in gpu_ops: the reference's own error in float32, half a step of float16 below 4."""
+TOLERANCE = 1e-5
+"""Promised in gpu.ops; what 256 sums in float32 may lose, and the float32 reference as well."""
 
 
 def noise(*shape: int, below: int = 256, dtype: Any = np.uint8) -> NDArray[Any]:
@@ -33,8 +33,7 @@ def reference(frames: NDArray[Any], bit_depth: int | None = None) -> NDArray[np.
 
 
 def assert_close(found: Any, expected: NDArray[Any]) -> None:
-    host = found.get()
-    np.testing.assert_allclose(host, expected, rtol=0, atol=TOLERANCE[host.dtype.name])
+    np.testing.assert_allclose(found.get(), expected, rtol=0, atol=TOLERANCE)
 
 
 class CameraBuffer:
@@ -61,11 +60,10 @@ def place(self: CameraBuffer) -> tuple[int, int]:
     return self.kind, 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_frames_of_the_host_give_the_reference(cupy_on_cpu: ModuleType, dtype: str) -> None:
-    tensor = gpu_ops.network_input(FRAME, SIZE, dtype=dtype)
+def test_frames_of_the_host_give_the_reference(cupy_on_cpu: ModuleType) -> None:
+    tensor = gpu_ops.network_input(FRAME, SIZE)
     assert isinstance(tensor, cupy_on_cpu.ndarray)
-    assert tensor.dtype == dtype
+    assert tensor.dtype == np.float32
     assert_close(tensor, reference(FRAME))
 
 
@@ -119,8 +117,8 @@ def test_dlpack_of_the_host_is_uploaded(cupy_on_cpu: ModuleType) -> None:
     assert_close(gpu_ops.network_input(CameraBuffer(FRAME, "dlpack", kind=1), SIZE), reference(FRAME))
 
 
-def test_a_given_buffer_is_written_and_decides_the_precision(cupy_on_cpu: ModuleType) -> None:
-    out = cupy_on_cpu.empty((1, 4, *SIZE), np.float16)
+def test_a_given_buffer_is_written(cupy_on_cpu: ModuleType) -> None:
+    out = cupy_on_cpu.empty((1, 4, *SIZE), np.float32)
     assert gpu_ops.network_input(FRAME, SIZE, out=out) is out
     assert_close(out, reference(FRAME))
 
@@ -161,7 +159,7 @@ def test_modules_and_banks_are_made_once_for_each_device(cupy_on_cpu: ModuleType
             frames = cupy_on_cpu.asarray(FRAME)
         gpu_ops.network_input(frames, SIZE)
     assert [device for device, _ in cupy_on_cpu.modules] == [0, 1]
-    assert [shape for shape in cupy_on_cpu.allocations if len(shape) == 6] == [(1, 2, 8, 4, 32, 4)] * 2
+    assert cupy_on_cpu.allocations.count((1, 16, 16, 24)) == 2
 
 
 @pytest.mark.parametrize(
@@ -212,7 +210,7 @@ def test_frames_under_32_pixels_and_banks_that_are_not_even_are_refused(cupy_on_
     ("shape", "dtype", "message"),
     [
         ((1, 3, *SIZE), np.float32, r"shape \(1, 4, 32, 38\), got float32 \(1, 3, 32, 38\)"),
-        ((1, 4, *SIZE), np.uint8, "float32 or float16, .* got uint8"),
+        ((1, 4, *SIZE), np.float16, "of float32, .* got float16"),
     ],
 )
 def test_a_result_of_another_shape_or_dtype_is_refused(
@@ -234,10 +232,9 @@ def test_a_scattered_or_foreign_result_is_refused(cupy_on_cpu: ModuleType) -> No
         gpu_ops.network_input(frames, SIZE, out=out)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 1.0])
-def test_mask_is_sigmoid_over_threshold(cupy_on_cpu: ModuleType, dtype: Any, threshold: float) -> None:
-    logits = (np.random.default_rng(1).standard_normal((2, 1, 13, 29)) * 8).astype(dtype)
+def test_mask_is_sigmoid_over_threshold(cupy_on_cpu: ModuleType, threshold: float) -> None:
+    logits = (np.random.default_rng(1).standard_normal((2, 1, 13, 29)) * 8).astype(np.float32)
     logits[0, 0, 0, :3] = 0, 60000, -60000
     found = gpu_ops.mask_of_logits(cupy_on_cpu.asarray(logits), threshold, with_probability=True)
     found.check()
@@ -258,9 +255,8 @@ def test_mask_without_probabilities_is_the_same(cupy_on_cpu: ModuleType) -> None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_one_logit_that_is_no_number_is_no_background(cupy_on_cpu: ModuleType, dtype: Any, value: float) -> None:
-    logits = np.zeros((2, 5, 7), dtype)
+def test_one_logit_that_is_no_number_is_no_background(cupy_on_cpu: ModuleType, value: float) -> None:
+    logits = np.zeros((2, 5, 7), np.float32)
     logits[1, 4, 6] = value
     flag = cupy_on_cpu.empty((1,), np.int32)
     with pytest.raises(BackendError, match="logits must be finite, got NaN or infinity"):
@@ -275,10 +271,15 @@ def test_a_threshold_that_is_no_probability_is_refused(cupy_on_cpu: ModuleType, 
         gpu_ops.mask_of_logits(cupy_on_cpu.zeros((1, 4, 4), np.float32), threshold)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (1, 2, 4, 4), (1, 1, 1, 4, 4)])
-def test_logits_of_another_shape_are_refused(cupy_on_cpu: ModuleType, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ArgumentError, match="logits must be"):
-        gpu_ops.mask_of_logits(cupy_on_cpu.zeros(shape, np.float32), 0.5)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((4, 4), np.float32), ((1, 2, 4, 4), np.float32), ((1, 1, 1, 4, 4), np.float32), ((1, 4, 4), np.float16)],
+)
+def test_logits_of_another_shape_or_dtype_are_refused(
+    cupy_on_cpu: ModuleType, shape: tuple[int, ...], dtype: Any
+) -> None:
+    with pytest.raises(ArgumentError, match="logits must be a C-contiguous CuPy array of float32"):
+        gpu_ops.mask_of_logits(cupy_on_cpu.zeros(shape, dtype), 0.5)
 
 
 def test_without_cupy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,13 +298,11 @@ def cupy() -> Any:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("shape", [(1, 512, 512, 3), (8, 512, 512, 3), (3, 33, 47, 3), (2, 1080, 1918, 1)])
-def test_device_gives_the_reference(cupy: Any, shape: tuple[int, ...], dtype: str) -> None:
+def test_device_gives_the_reference(cupy: Any, shape: tuple[int, ...]) -> None:
     frames = noise(*shape)
     size = shape[1:3]
-    expected = preprocess.network_input(rgb_batch(frames, size))
-    assert_close(gpu_ops.network_input(frames, size, dtype=dtype), expected)
+    assert_close(gpu_ops.network_input(frames, size), preprocess.network_input(rgb_batch(frames, size)))
 
 
 @pytest.mark.gpu
@@ -326,7 +325,7 @@ def test_device_takes_torch_tensors_without_a_copy(cupy: Any) -> None:
 
 @pytest.mark.gpu
 def test_device_flags_logits_that_are_no_numbers(cupy: Any) -> None:
-    logits = cupy.zeros((1, 64, 64), np.float16)
+    logits = cupy.zeros((1, 64, 64), np.float32)
     gpu_ops.mask_of_logits(logits, 0.5).check()
     logits[0, 63, 63] = np.nan
     with pytest.raises(BackendError, match="logits must be finite"):
