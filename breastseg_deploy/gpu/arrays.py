@@ -11,29 +11,18 @@ from numpy.typing import NDArray
 from breastseg_deploy.contract import is_frame, rgb_batch, rgb_frame
 from breastseg_deploy.errors import ArgumentError, FrameError
 
-_ON_CUDA, _ON_HOST = (2, 13), (1, 3)
-"""DLPack device types: device and managed memory; ordinary and page-locked memory."""
+_ON_CUDA = (2, 13)
+"""DLPack device types: device and managed memory."""
 
 
 def taken(cupy: Any, found: Any) -> Any:
-    """The array without copying it: a CuPy array, or a NumPy array where it lies on the host.
-
-    Raises:
-        FrameError: an object that tells nobody where its memory is.
-    """
-    if isinstance(found, (cupy.ndarray, np.ndarray)):
+    """An array on the device (see `inference.lies_on_gpu`) as a CuPy array over the same memory."""
+    if isinstance(found, cupy.ndarray):
         return found
-    kind = int(found.__dlpack_device__()[0]) if hasattr(found, "__dlpack_device__") else None
-    if kind in _ON_CUDA:  # before the other protocol, by which torch does not say what stream is at work on a tensor
+    # DLPack before the other protocol, by which torch does not say what stream is at work on a tensor.
+    if hasattr(found, "__dlpack_device__") and int(found.__dlpack_device__()[0]) in _ON_CUDA:
         return cupy.from_dlpack(found)
-    if hasattr(found, "__cuda_array_interface__"):
-        return cupy.asarray(found)
-    if kind in _ON_HOST:
-        return np.from_dlpack(found)
-    raise FrameError(
-        "expected a NumPy or CuPy array, or an object with __cuda_array_interface__ or DLPack on a CUDA device, "
-        f"got {type(found).__name__}; numpy.asarray makes an array of most things"
-    )
+    return cupy.asarray(found)
 
 
 @lru_cache(maxsize=64)
@@ -55,43 +44,33 @@ def frame_count(shape: tuple[int, ...], dtype: np.dtype[Any], size_px: tuple[int
     return len(rgb_batch(zeros, size_px, bit_depth=bit_depth))
 
 
-def on_device(cupy: Any, frames: Any) -> Any:
-    """Frames as the kernel reads them: those of the host uploaded to the current device, the device's own as they are.
+def check_frames(frames: Any) -> None:
+    """Refuse frames on the device that the kernel would misread.
 
     Raises:
-        FrameError: a masked array; frames on the device whose pixels do not follow one another.
+        FrameError: pixels that do not follow one another, or whose bytes stand in another order.
     """
-    if isinstance(frames, np.ma.MaskedArray):
-        raise FrameError("frames must be a plain NumPy array, got MaskedArray; use numpy.asarray first")
-    if isinstance(frames, np.ndarray):
-        native = np.ascontiguousarray(frames, frames.dtype.newbyteorder("="))
-        return cupy.asarray(native, blocking=True)  # page-locked memory would still be read after the call
+    if not frames.dtype.isnative:
+        raise FrameError(
+            f"frames on the device must have this machine's byte order, got {frames.dtype.str}; convert them there"
+        )
     if not frames.flags.c_contiguous:
         raise FrameError(
             f"frames on the device must be C-contiguous, got shape {frames.shape} with strides {frames.strides}; "
             "copy them into one block (cupy.ascontiguousarray)"
         )
-    return frames
 
 
-def device_of(cupy: Any, frames: Any, out: Any | None) -> Any:
-    """The device that holds the frames, or the result where the frames are on the host."""
-    for array in (frames, out):
-        if isinstance(array, cupy.ndarray):
-            return array.device
-    return cupy.cuda.Device()
-
-
-def check_buffer(cupy: Any, name: str, array: Any, shape: tuple[Any, ...], dtypes: tuple[str, ...]) -> None:
+def check_buffer(cupy: Any, name: str, array: Any, shape: tuple[int, ...], dtype: str) -> None:
     """Refuse what a kernel could not read or write as one block of memory on the current device.
 
     Raises:
         ArgumentError: no CuPy array, another shape, dtype or device, or pieces of a larger array.
     """
-    wanted = f"{name} must be a C-contiguous CuPy array of {' or '.join(dtypes)}, shape {shape}"
+    wanted = f"{name} must be a C-contiguous CuPy array of {dtype}, shape {shape}"
     if not isinstance(array, cupy.ndarray):
         raise ArgumentError(f"{wanted}, got {type(array).__name__}; make it with cupy.empty")
-    if array.dtype.name not in dtypes or array.shape != shape:
+    if array.dtype != dtype or array.shape != shape:
         raise ArgumentError(f"{wanted}, got {array.dtype} {array.shape}; make it with cupy.empty")
     if not array.flags.c_contiguous:
         raise ArgumentError(f"{wanted}, got strides {array.strides}; use cupy.ascontiguousarray")

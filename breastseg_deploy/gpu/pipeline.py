@@ -179,7 +179,6 @@ class GpuPipeline:
             bit_depth=bit_depth,
             out=buffers.tensor,
             over_range=buffers.over_range,
-            stream=stream,
         )
         marks[1].record(stream)
         lane.run_network()
@@ -190,7 +189,6 @@ class GpuPipeline:
             mask=buffers.mask,
             probability=buffers.probability,
             not_finite=buffers.not_finite,
-            stream=stream,
         )
         marks[3].record(stream)
         buffers.download(stream)

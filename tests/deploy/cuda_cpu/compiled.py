@@ -19,7 +19,7 @@ import numpy as np
 
 HEADER = Path(__file__).with_name("cuda_cpu.h")
 _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\s*\(')
-_FLAGS = ("-std=c++17", "-O1", "-march=x86-64-v3", "-shared", "-fPIC", "-w")
+_FLAGS = ("-std=c++17", "-O3", "-march=x86-64-v3", "-shared", "-fPIC", "-w")
 _OBJECTS = Path(tempfile.mkdtemp(prefix="cuda-cpu-"))
 atexit.register(shutil.rmtree, _OBJECTS, ignore_errors=True)
 _LIBRARIES: dict[str, ctypes.CDLL] = {}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from breastseg_deploy.cli.command import Command, print_json
+from breastseg_deploy.progress import Progress
 from breastseg_deploy.storage import check_output_folder
 
 
@@ -27,8 +27,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from breastseg_train.data.dataset import read_data_set
     from breastseg_train.data.import_frames import ImportSettings, import_frames
     from breastseg_train.data.import_pairs import find_pairs
@@ -38,8 +36,8 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = ImportSettings(arguments.size, arguments.bit_depth, arguments.seed)
     check_output_folder(arguments.output, force=False)  # before the long work
     pairs = find_pairs(arguments.layout, arguments.folder)
-    with tqdm(total=len(pairs), desc="read", unit="image", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        import_frames(arguments.folder, pairs, arguments.output, settings, lambda: bar.update())
+    with Progress("read", len(pairs), "images") as progress:
+        import_frames(arguments.folder, pairs, arguments.output, settings, progress.update)
     data = read_data_set(arguments.output, split_names(arguments.output))
     order = [split for split in PAPER_TABLE_I if split in data.splits]
     table = {split: split_statistics(statistics_of(data.splits[split])) for split in order}
