@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from breastseg_deploy.artefacts import check_details
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from breastseg_deploy.errors import ArgumentError, BundleError
 from breastseg_deploy.manifest import FileEntry, Manifest, parse_manifest
 from breastseg_deploy.preprocess.gabor import bank_sha256
 
 MANIFEST = "manifest.json"
+PORTABLE, FP16, INT8, GATE, ENGINE = "portable", "fp16", "int8", "gate", "engine"
+"""Roles of artefacts (`manifest.Artefact`)."""
+
 MODEL = "model.onnx"
 NETWORK_FP16 = "network.fp16.onnx"
 TENSOR = "tensor"
@@ -71,20 +75,25 @@ class Bundle:
         bundle = cls(folder, parse_manifest(_read_text(folder / MANIFEST), str(folder / MANIFEST)))
         for name, entry in bundle.manifest.files.items():
             _check(folder / name, file_entry(folder / name), entry)
-        engines = {engine.file for engine in bundle.manifest.engines}
-        gate = {GATE_ENCODER, GATE_DECODER} if bundle.manifest.gate else set()
-        int8 = {INT8_NETWORK, INT8_WEIGHTS} if bundle.manifest.int8 else set()
-        needed = {MODEL, *bundle.manifest.goldens, *engines, *gate, *int8} - bundle.manifest.files.keys()
-        if needed:
-            raise BundleError(f"{folder} names no {sorted(needed)[0]} in its manifest; export it again")
-        found = bundle.manifest.gate
-        if found is not None and found.size_px != bundle.manifest.frame.size_px:
-            raise BundleError(
-                f"{folder} holds a gate for frames of {found.size_px} px and takes {bundle.manifest.frame.size_px}: "
-                "its promise does not hold for them; export it again"
-            )
+        check_details(bundle.manifest)
         bundle._check_preprocessing()
         return bundle
+
+    def sha256_of(self, role: str) -> str:
+        """One hash over all files of the artefact of that role.
+
+        Raises:
+            BundleError: there is none.
+        """
+        artefact = self.manifest.artefact(role)
+        if artefact is None:
+            raise BundleError(f"{self.path} {self.holds_no(role)}; export it again with what you need")
+        hashes = [self.manifest.files[name].sha256 for name in artefact.files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+    def holds_no(self, role: str) -> str:
+        """Why it has no artefact of that role, as the rest of a sentence."""
+        return f"holds no {role} artefact (it was exported with --precision {self.manifest.precision})"
 
     def read(self, name: str) -> bytes:
         """The content of one file, hashed as it is handed out: what is used is what was checked.
@@ -94,9 +103,9 @@ class Bundle:
         """
         entry = self.manifest.files.get(name)
         if entry is None:
-            again = "export it with --precision int8 --calibrate DIR" if name == INT8_NETWORK else "export it again"
             raise BundleError(
-                f"{self.path} holds no {name}: it was exported with --precision {self.manifest.precision}; {again}"
+                f"{self.path} holds no {name}: it was exported with --precision {self.manifest.precision}; export it "
+                "again with what you need"
             )
         try:
             content = (self.path / name).read_bytes()

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from breastseg_deploy.errors import BundleError
-from breastseg_deploy.gate import Gate
 from breastseg_deploy.preprocess.gabor import GaborParameters
 
-SCHEMA_VERSIONS = (1, 2)
-"""2, which is what an export writes, may hold an empty-frame gate and an INT8 network, and its parity the change of
-Dice over frames with cells: a runtime that knows 1 alone would refuse them as unknown fields."""
+SCHEMA_VERSION = 3
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a manifest: nothing unknown, nothing that is not finite, nothing that changes."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class FrameContract(_Part):
+class FrameContract(Part):
     """What a frame must be; see `contract.rgb_batch` for how grey and 16-bit frames come to it."""
 
     height_px: int = Field(gt=0, multiple_of=32)
@@ -38,7 +37,7 @@ class FrameContract(_Part):
         return self.height_px, self.width_px
 
 
-class GaborBank(_Part):
+class GaborBank(Part):
     """Parameters of the edge channel, and the hash of the bank they make (`gabor.bank_sha256`)."""
 
     wavelengths_px: tuple[float, ...]
@@ -54,21 +53,21 @@ class GaborBank(_Part):
         return GaborParameters(**self.model_dump(exclude={"sha256"}))
 
 
-class Normalisation(_Part):
+class Normalisation(Part):
     """Mean and standard deviation of R, G, B in [0, 1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-class FileEntry(_Part):
+class FileEntry(Part):
     """Size and SHA-256 of one file of the bundle."""
 
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class ParityLimits(_Part):
+class ParityLimits(Part):
     """What an artefact had to meet against the float32 reference (README, parity).
 
     `dice_change` holds for both means of the change against the truth, see `Parity`.
@@ -79,16 +78,14 @@ class ParityLimits(_Part):
     dice_change: float
 
 
-class Parity(_Part):
+class Parity(Part):
     """Measured agreement of one artefact with the float32 PyTorch model, over `frames` frames from raw uint8.
 
     Dice figures compare masks, reference against artefact. `dice_change` is the mean over frames of the change of Dice
     against the ground truth, None without ground truth; `dice_change_with_cells` the same over frames whose truth holds
-    cells. `artefact` is the bundle's file, `engine` what ran it. `frames_with_cells` counts frames whose reference is
-    not empty.
+    cells. `engine` is what ran it. `frames_with_cells` counts frames whose reference is not empty.
     """
 
-    artefact: str
     engine: str
     frames: int
     frames_with_cells: int
@@ -109,104 +106,49 @@ class Parity(_Part):
         return "" if change is None else f", Dice to the truth changed by {change:+.6f} on frames with cells"
 
 
-class IslandTrial(_Part):
-    """One set of layers that was tried in float32, on the frames of the search.
+class TensorSpec(Part):
+    """One input or output of an artefact.
 
     Attributes:
-        groups: of layers, beside those that must be float32 anyway.
-        float32_share: of the network's multiply-adds that are in float32 then, 0 to 1.
-        worst_dice, mean_dice, largest_probability_error: as in `Parity`, over the frames of the search.
-        accepted: whether the set keeps to half of the error that the limits allow.
+        name: as the artefact calls it.
+        axes: one letter each, "N" for a batch of any size: "NHWC", "NCHW", "N".
+        dtype: NumPy's name.
     """
 
-    groups: tuple[str, ...]
-    float32_share: float
-    worst_dice: float
-    mean_dice: float
-    largest_probability_error: float
-    accepted: bool
+    name: str
+    axes: str
+    dtype: str
 
 
-class HalfPrecision(_Part):
-    """How the float16 network keeps its range and its precision.
+class Artefact(Part):
+    """One thing in a bundle that can be run, as a format of the export made it.
 
     Attributes:
-        fp32_islands: nodes of the graph that stay in float32.
-        largest_activation: the largest magnitude any layer reached on the parity frames; float16 ends at 65504.
-        largest_activation_layer: the layer that reached it.
-        layers: number of layers whose largest magnitude was measured.
-        activations: those that reached furthest.
-        necessary: number of nodes that must be float32 whatever a Dice says, by reason.
-        groups: of layers that are float32 for the Dice; see `IslandTrial`.
-        search: every set that was tried, in that order.
-        search_frames: what they were tried on.
+        role: what it is for; a backend names the role that it serves (`bundle.PORTABLE` and the others).
+        files: of the bundle that belong to it, the main one first.
+        inputs, outputs: in order.
+        limits: what its goldens are held to on every machine; None where nobody measured its parity.
+        parity: what was measured at the export; each with the limits that it had to meet.
+        golden_dice: mask Dice of each golden at the export, where they are held to it as well; else empty.
+        facts: what the format says of it in words, for reports: label and text.
+        details: what the format and the backends that serve it agree on (`artefacts`).
     """
 
-    fp32_islands: tuple[str, ...]
-    largest_activation: float
-    largest_activation_layer: str
-    layers: int = 0
-    activations: dict[str, float] = {}
-    necessary: dict[str, int] = {}
-    groups: tuple[str, ...] = ()
-    search: tuple[IslandTrial, ...] = ()
-    search_frames: tuple[str, ...] = ()
+    role: str
+    files: tuple[str, ...] = Field(min_length=1)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    limits: ParityLimits | None
+    parity: tuple[Parity, ...]
+    golden_dice: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    details: dict[str, Any] = Field(default_factory=dict)
 
 
-class Int8Precision(_Part):
-    """How the INT8 network was quantised after training, and what stayed in float32.
-
-    Attributes:
-        quantised: convolutions in 8-bit integers, by the name of their weight in the network's ONNX graph.
-        float32: convolutions that stayed in float32; everything that is no convolution did as well.
-        calibration: what the ranges were measured on.
-        method: of the quantisation, with the version of what did it.
-        golden_dice: mask Dice of each golden against float32 where it was exported, in the manifest's order.
-    """
-
-    quantised: tuple[str, ...] = Field(min_length=1)
-    float32: tuple[str, ...]
-    calibration: str
-    method: str
-    golden_dice: tuple[Annotated[float, Field(ge=0, le=1)], ...]
-
-
-class EngineEntry(_Part):
-    """A TensorRT engine of the bundle, and all that it is tied to. Its SHA-256 stands among the manifest's files.
-
-    Attributes:
-        file: the plan's name inside the bundle.
-        flavour: which TensorRT built it.
-        version: of that TensorRT; no other runs it.
-        compute_capability: of the GPU that it was built for, e.g. "8.6".
-        precision: of the network.
-        min_batch, opt_batch, max_batch: frames per call: the least, those it is tuned for, the most.
-        network_sha256: of the network that it was built from.
-        layer_types: number of the network's layers by kind and type, read back after parsing.
-        build_seconds: wall time of the build.
-        verified: whether parity was measured with it. A runtime tests an engine that was not before it serves.
-        verification: the same in words.
-    """
-
-    file: str
-    flavour: Literal["tensorrt", "tensorrt-rtx"]
-    version: str
-    compute_capability: str = Field(pattern=r"^[1-9][0-9]?\.[0-9]$")
-    precision: Literal["fp16"]
-    min_batch: int = Field(ge=1)
-    opt_batch: int = Field(ge=1)
-    max_batch: int = Field(ge=1)
-    network_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    layer_types: dict[str, dict[str, int]]
-    build_seconds: float = Field(ge=0)
-    verified: bool
-    verification: str
-
-
-class Manifest(_Part):
+class Manifest(Part):
     """The whole of `manifest.json`."""
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[3] = 3
     name: str
     encoder: str
     decoder_channels: tuple[int, ...]
@@ -216,13 +158,9 @@ class Manifest(_Part):
     threshold: float = Field(gt=0, lt=1)
     precision: Precision
     opset: int
-    half: HalfPrecision | None
-    parity: tuple[Parity, ...]
+    artefacts: tuple[Artefact, ...] = Field(min_length=1)
     parity_frames: str
     goldens: tuple[str, ...] = Field(min_length=1)
-    engines: tuple[EngineEntry, ...] = ()
-    gate: Gate | None = None
-    int8: Int8Precision | None = None
     files: dict[str, FileEntry]
     built_with: dict[str, str]
     built_at: str
@@ -230,16 +168,24 @@ class Manifest(_Part):
     intended_use: str
     training: dict[str, Any]
 
-    def limits_of(self, artefact: str) -> ParityLimits:
-        """The limits that a file of the bundle had to meet when it was exported.
+    def artefact(self, role: str) -> Artefact | None:
+        """The first artefact of that role; None where there is none."""
+        return next(iter(self.artefacts_of(role)), None)
+
+    def artefacts_of(self, role: str) -> list[Artefact]:
+        """All artefacts of that role."""
+        return [artefact for artefact in self.artefacts if artefact.role == role]
+
+    def limits_of(self, role: str) -> ParityLimits:
+        """The limits that the artefact of that role had to meet when it was exported.
 
         Raises:
-            BundleError: its parity was never measured.
+            BundleError: there is none, or its parity was never measured.
         """
-        for parity in self.parity:
-            if parity.artefact == artefact:
-                return parity.limits
-        raise BundleError(f"the manifest holds no parity of {artefact}; export the bundle again")
+        found = self.artefact(role)
+        if found is None or found.limits is None:
+            raise BundleError(f"the manifest holds no parity of the artefact {role!r}; export the bundle again")
+        return found.limits
 
     @field_validator("files")
     @classmethod
@@ -251,11 +197,15 @@ class Manifest(_Part):
         return files
 
     @model_validator(mode="after")
-    def _agrees_on_int8(self) -> Self:
-        if (self.precision == "int8") != (self.int8 is not None):
-            raise ValueError("precision and int8 must agree on whether there is an INT8 network")
-        if self.int8 is not None and len(self.int8.golden_dice) != len(self.goldens):
-            raise ValueError("int8 must say how each golden came out")
+    def _agrees_with_itself(self) -> Self:
+        named = {name for artefact in self.artefacts for name in artefact.files} | set(self.goldens)
+        if missing := sorted(named - self.files.keys()):
+            raise ValueError(f"files lists no {missing[0]}, which belongs to an artefact or is a golden")
+        besides = {artefact.role for artefact in self.artefacts} & set(get_args(Precision))
+        if besides != {self.precision} - {"fp32"}:
+            raise ValueError(f"precision {self.precision} and the artefacts {sorted(besides)} must agree")
+        if any(artefact.golden_dice and len(artefact.golden_dice) != len(self.goldens) for artefact in self.artefacts):
+            raise ValueError("golden_dice must hold one figure for each golden")
         return self
 
 
@@ -276,9 +226,9 @@ def parse_manifest(text: str, place: str) -> Manifest:
     if not isinstance(raw, dict) or "schema_version" not in raw:
         raise BundleError(f"{place} must be a JSON object with a schema_version; it was not made by breastseg-export")
     version = raw["schema_version"]
-    if version not in SCHEMA_VERSIONS:
+    if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{place} has schema version {version!r}, this version reads {' and '.join(map(str, SCHEMA_VERSIONS))}; "
+            f"{place} has schema version {version!r}, this version reads {SCHEMA_VERSION}; "
             "update breastseg-deploy, or export the checkpoint again with this version"
         )
     try:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.backends.gated import run_gated_goldens
+from breastseg_deploy.backends.gated import bundle_gate, run_gated_goldens
 from breastseg_deploy.backends.registry import BackendRecord
 from breastseg_deploy.backends.select import AUTO, Choice, choose
 from breastseg_deploy.bundle import Bundle
@@ -38,8 +38,7 @@ class Segmenter:
         manifest: what the bundle says about itself.
         backend: name of the backend in use.
         record: what the registry says of it.
-        artefact: the bundle's file that it serves: "model.onnx", "network.fp16.onnx" on a GPU, "gate/decoder.onnx", or
-            "int8/network.xml".
+        artefact: the role of what it serves: "portable", "fp16" on a GPU, "gate", or "int8".
         gate: the empty-frame gate where the bundle was opened with it, else None.
         backend_reason: which backend was chosen, why, and why each preferred one was passed over; also logged under
             "breastseg_deploy", at WARNING where a better backend ought to have worked, else at INFO.
@@ -54,7 +53,7 @@ class Segmenter:
         self.artefact: str = choice.artefact
         self._engine = choice.backend
         engine = self._engine
-        self.gate: Gate | None = bundle.manifest.gate if isinstance(engine, GatedBackend) else None
+        self.gate: Gate | None = bundle_gate(bundle) if isinstance(engine, GatedBackend) else None
         self._infer = engine.infer_gated if isinstance(engine, GatedBackend) else engine.infer
         self._running = 0
         self._closed = False

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.bundle import INT8_NETWORK, Bundle, Golden
-from breastseg_deploy.errors import BundleError, MachineError, OutputError, ParityError
+from breastseg_deploy.bundle import Bundle, Golden
+from breastseg_deploy.errors import MachineError, OutputError, ParityError
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.metrics import dice, flipped_ppm
@@ -37,20 +37,21 @@ class GoldenResult:
 Goldens = Callable[[], Sequence[GoldenResult]]
 """Runs a bundle's goldens; raises a ParityError where one misses its limit."""
 
-INT8_SLACK = 0.005
-"""How far a golden's Dice in INT8 may lie under what it was at the export: float32 rounds otherwise on another
-processor, and 8 bits make steps of that. Sums that overflow would cost far more."""
+GOLDEN_SLACK = 0.005
+"""How far a golden's Dice may lie under what it was at the export, where the manifest holds that (INT8): float32 rounds
+otherwise on another processor, and 8 bits make steps of that. Sums that overflow would cost far more."""
 
 
 def run_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, engine: str) -> tuple[GoldenResult, ...]:
     """Run every golden in batches of one size; a short rest is filled up with the first ones again.
 
     Each is held to the least mask Dice that the export allowed any frame. A mean over so few would say nothing more;
-    `verify.check_frames` holds both over a user's frames. INT8 is held to its Dice at the export as well.
+    `verify.check_frames` holds both over a user's frames. Where the manifest holds their Dice at the export, they are
+    held to it as well.
 
     Args:
         bundle: opened.
-        artefact: the bundle's file that serves.
+        artefact: the role that serves.
         run: the way from the frame to the mask.
         batch: frames per call.
         engine: what computes it, for the message.
@@ -74,7 +75,7 @@ def run_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, engine: str
             if not result.dice >= limit:
                 raise ParityError(
                     f"golden {golden.name} has Dice {result.dice:.6f} by {engine}, the limit is {limit:.6g}; "
-                    f"do not use its {artefact} on this machine: take another backend, or run `breastseg doctor` and "
+                    f"do not use its {artefact} artefact on this machine: take another backend, or run `breastseg doctor` and "
                     "export again"
                 )
             results[golden.name] = min(result, results.get(golden.name, result), key=lambda one: one.dice)
@@ -124,7 +125,7 @@ def cpu_verdict_key(
     Args:
         backend: its name.
         bundle: opened.
-        artefact: the bundle's file that serves.
+        artefact: the role that serves.
         engine: what else the verdict depends on, e.g. the engine's version and settings.
         machine: its processor counts, since another one rounds otherwise.
 
@@ -136,7 +137,7 @@ def cpu_verdict_key(
         "numpy": np.__version__,
         "toolkit": __version__,
         "processor": str(machine.processor),
-        "artefact": bundle.manifest.files[artefact].sha256,
+        "artefact": bundle.sha256_of(artefact),
         "goldens": golden_demands(bundle, artefact),
     }
     return VerdictKey(f"self-test-{backend}", depends_on)
@@ -156,13 +157,11 @@ def golden_demands(bundle: Bundle, artefact: str) -> str:
 
 def _least_dice(manifest: Manifest, artefact: str) -> dict[str, float]:
     """What a mask of each golden must have at least, by its name."""
-    limit = manifest.limits_of(artefact).worst_dice
-    if artefact != INT8_NETWORK:
+    limit, found = manifest.limits_of(artefact).worst_dice, manifest.artefact(artefact)
+    if found is None or not found.golden_dice:
         return dict.fromkeys(manifest.goldens, limit)
-    if manifest.int8 is None:
-        raise BundleError(f"the manifest holds parity of {artefact} and says nothing else of it; export it again")
-    at_export = zip(manifest.goldens, manifest.int8.golden_dice, strict=True)
-    return {name: max(limit, figure - INT8_SLACK) for name, figure in at_export}
+    at_export = zip(manifest.goldens, found.golden_dice, strict=True)
+    return {name: max(limit, figure - GOLDEN_SLACK) for name, figure in at_export}
 
 
 def _compare(golden: Golden, mask: NDArray[np.uint8], probability: NDArray[np.float32]) -> GoldenResult:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends.onnxruntime import NetworkOnCpu, OnnxRuntimeCpu
-from breastseg_deploy.bundle import INT8_NETWORK, MODEL, NETWORK_FP16
+from breastseg_deploy.bundle import FP16, MODEL, NETWORK_FP16, PORTABLE
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.inference import Backend
 from breastseg_deploy.io.images import FrameFile, read_rgb, read_truth
@@ -97,7 +97,7 @@ def check_frames(
     changes = [one.change for one in truths if one.change is not None]
     changes_with_cells = [one.change for one in with_cells if one.change is not None]
     limits = segment.manifest.limits_of(limited_by)
-    judge = _Judge(limits, segment.backend, str(way), segment.artefact == INT8_NETWORK)
+    judge = _Judge(limits, segment.backend, str(way), segment.record.by_name_only)
     judge.agreement({"all": agreement, "those with cells": agreement_with_cells})
     judged = len(changes_with_cells) >= LEAST_JUDGED
     if judged:
@@ -142,9 +142,9 @@ def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None, str]:
     """
     if not segment.record.holds_preprocessing:
         return f"{MODEL} in ONNX Runtime on the CPU", OnnxRuntimeCpu(segment.bundle), segment.artefact
-    if NETWORK_FP16 in segment.manifest.files:
-        return f"{NETWORK_FP16} behind the CPU preprocessing", NetworkOnCpu(segment.bundle), NETWORK_FP16
-    return None, None, MODEL
+    if segment.manifest.artefact(FP16) is not None:
+        return f"{NETWORK_FP16} behind the CPU preprocessing", NetworkOnCpu(segment.bundle), FP16
+    return None, None, PORTABLE
 
 
 def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, way: str) -> NDArray[np.bool_]:
@@ -158,7 +158,7 @@ class _Judge:
     limits: ParityLimits
     served: str
     other: str
-    in_eight_bits: bool
+    by_name_only: bool
 
     def agreement(self, found: Mapping[str, list[float]]) -> None:
         for frames, figures in found.items():
@@ -183,7 +183,7 @@ class _Judge:
 
     @property
     def _advice(self) -> str:
-        if self.in_eight_bits:
+        if self.by_name_only:
             return (
                 f"do not use {self.served} here: take float32, or export again with --calibrate on frames of this kind"
             )

@@ -76,8 +76,8 @@ def _lacking(bundle: Bundle, name: str) -> str | None:
     no_gpu = why_no_gpu() if record.on_gpu else None
     if no_gpu is not None:
         return no_gpu
-    if record.artefact not in bundle.manifest.files:
-        return f"the bundle holds no {record.artefact} (--precision {bundle.manifest.precision})"
+    if bundle.manifest.artefact(record.artefact) is None:
+        return f"the bundle {bundle.holds_no(record.artefact)}"
     try:
         record.check(Machine())
     except BreastsegError as err:

@@ -80,7 +80,7 @@ class SpeedTest:
     Args:
         bundle: opened; its first golden is the frame.
         engines: what would serve, with its version, by the backend's name.
-        artefact: the bundle's file that they serve.
+        artefact: the role that they serve.
         machine: its processor counts, and it keeps the figures.
         clock: that they are timed by.
     """
@@ -93,7 +93,7 @@ class SpeedTest:
         self._trouble = ""
         self._verdicts = Verdicts(machine)
         depends_on = {
-            "artefact": bundle.manifest.files[artefact].sha256,
+            "artefact": bundle.sha256_of(artefact),
             "processor": str(machine.processor),
             "numpy": np.__version__,
             "toolkit": __version__,

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, Bundle
+from breastseg_deploy.artefacts import details_of
+from breastseg_deploy.bundle import GATE, GATE_DECODER, Bundle
 from breastseg_deploy.errors import BackendError, BundleError, ParityError
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import GatedBackend, Inference
@@ -127,10 +128,9 @@ def open_gated(halves: Halves, bundle: Bundle, machine: Machine) -> GatedCpu:
         backend = GatedCpu(halves, bundle, machine.processor.cores)
         engine = {
             "engine": halves.title,
-            "encoder": bundle.manifest.files[GATE_ENCODER].sha256,
             "gate": bundle_gate(bundle).model_dump_json(),
         }
-        key = cpu_verdict_key(f"gate-{halves.name}", bundle, GATE_DECODER, engine, machine)
+        key = cpu_verdict_key(f"gate-{halves.name}", bundle, GATE, engine, machine)
         self_test_once(key, Verdicts(machine), lambda: run_gated_goldens(backend, bundle, halves.title))
     except BaseException:
         halves.close()
@@ -165,20 +165,26 @@ def run_gated_goldens(backend: GatedBackend, bundle: Bundle, engine: str) -> tup
         probability = backend.infer(rgb).checked(rgb.shape[:3], engine)
         return (probability >= threshold).astype(np.uint8), probability
 
-    return run_goldens(bundle, GATE_DECODER, run, 1, engine)
+    return run_goldens(bundle, GATE, run, 1, engine)
 
 
 def bundle_gate(bundle: Bundle) -> Gate:
     """The bundle's gate.
 
     Raises:
-        BundleError: it holds none, or one without a score for each golden.
+        BundleError: it holds none, one for other frames, or one without a score for each golden.
     """
-    gate = bundle.manifest.gate
-    if gate is None:
+    found = details_of(bundle.manifest, GATE, Gate)
+    if not found:
         raise BundleError(
             f"{bundle.path} holds no empty-frame gate; fit one with `breastseg fit-gate` and export that checkpoint, "
             "or open the bundle without gate"
+        )
+    gate, size_px = found[0], bundle.manifest.frame.size_px
+    if gate.size_px != size_px:
+        raise BundleError(
+            f"{bundle.path} holds a gate for frames of {gate.size_px} px and takes {size_px}: its promise does not "
+            "hold for them; export it again"
         )
     if len(gate.golden_scores) != len(bundle.manifest.goldens):
         raise BundleError(f"{bundle.path}: its gate has no score for each golden; export it again")

@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, INT8_NETWORK, INT8_WEIGHTS, MODEL, TENSOR, Bundle
+from breastseg_deploy.bundle import (
+    GATE_DECODER,
+    GATE_ENCODER,
+    INT8,
+    INT8_NETWORK,
+    INT8_WEIGHTS,
+    MODEL,
+    PORTABLE,
+    TENSOR,
+    Bundle,
+)
 from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gate import FEATURES, SCORE
@@ -76,7 +86,7 @@ def open_openvino(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
         ParityError: a golden misses the limit of `model.onnx`.
         BundleError: a file of the bundle was altered, a golden is damaged, or the manifest holds no limit.
     """
-    return _self_tested(NAME, bundle, MODEL, machine)
+    return _self_tested(NAME, bundle, PORTABLE, machine)
 
 
 def open_openvino_int8(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
@@ -88,15 +98,13 @@ def open_openvino_int8(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
         ParityError: a golden misses the limit of the INT8 network.
         BundleError: the bundle holds no such network, a file was altered, or a golden is damaged.
     """
-    return _self_tested(NAME_INT8, bundle, INT8_NETWORK, machine)
+    return _self_tested(NAME_INT8, bundle, INT8, machine)
 
 
 def _self_tested(name: str, bundle: Bundle, artefact: str, machine: Machine) -> OpenVinoCpu:
     backend = OpenVinoCpu(bundle, artefact, threads=machine.processor.cores)
     try:
         engine = {"engine": f"{backend.title} {SETTINGS}"}
-        if artefact == INT8_NETWORK:
-            engine["weights"] = bundle.manifest.files[INT8_WEIGHTS].sha256
         key = cpu_verdict_key(name, bundle, artefact, engine, machine)
         self_test_once(key, Verdicts(machine), lambda: _goldens(backend, bundle))
     except BaseException:
@@ -114,13 +122,13 @@ class OpenVinoCpu:
 
     Args:
         bundle: opened.
-        artefact: the bundle's file that it serves.
+        artefact: the role that it serves.
         threads: of the preprocessing.
         settings: of OpenVINO; whatever they are, the network computes in float32 or not at all.
 
     Attributes:
         title: name and version of the engine.
-        artefact: the bundle's file that it serves.
+        artefact: the role that it serves.
 
     Raises:
         MachineError: openvino is not installed.
@@ -129,7 +137,7 @@ class OpenVinoCpu:
     """
 
     def __init__(
-        self, bundle: Bundle, artefact: str = MODEL, *, threads: int = 1, settings: Mapping[str, object] = SETTINGS
+        self, bundle: Bundle, artefact: str = PORTABLE, *, threads: int = 1, settings: Mapping[str, object] = SETTINGS
     ) -> None:
         ov = load_openvino()
         self.title, self.artefact = _title(ov), artefact
@@ -138,10 +146,11 @@ class OpenVinoCpu:
         self._threads = threads
         self._turn = threading.Lock()
         with openvino_border(
-            f"cannot load {bundle.path / artefact}", "try another version of it, or export the bundle again"
+            f"cannot load the {artefact} artefact of {bundle.path}",
+            "try another version of it, or export the bundle again",
         ):
             core = ov.Core()
-            if artefact == INT8_NETWORK:
+            if artefact == INT8:
                 network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
             else:
                 network = _cut_at_tensor(ov, core, bundle)
@@ -270,7 +279,7 @@ def _check_answer(ov: Any, network: Any, bundle: Bundle, artefact: str) -> None:
     shapes = [str(output.get_partial_shape()) for output in network.outputs]
     if [output.get_partial_shape() for output in network.outputs] != [ov.PartialShape([1, 1, *size_px])]:
         raise BackendError(
-            f"{bundle.path / artefact} must answer a frame with (1, 1, H, W) = {(1, 1, *size_px)}, "
+            f"the {artefact} artefact of {bundle.path} must answer a frame with (1, 1, H, W) = {(1, 1, *size_px)}, "
             f"got {', '.join(shapes)}; export it again"
         )
 

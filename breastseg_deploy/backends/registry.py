@@ -14,7 +14,7 @@ from breastseg_deploy.backends.openvino import (
     open_openvino,
     open_openvino_int8,
 )
-from breastseg_deploy.bundle import INT8_NETWORK, MODEL, NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import FP16, INT8, PORTABLE, Bundle
 from breastseg_deploy.gpu.loading import check_onnxruntime_cuda, check_tensorrt, open_onnxruntime_cuda, open_tensorrt
 from breastseg_deploy.inference import Backend, GatedBackend
 from breastseg_deploy.machine import Machine
@@ -27,7 +27,7 @@ class BackendRecord:
     Attributes:
         check: says what would serve, in words; a MachineError says what this machine lacks for it.
         open: loads a bundle.
-        artefact: the bundle's file that it serves, whose parity limits its goldens are held to.
+        artefact: the role of what it serves, whose limits its goldens are held to.
         extras: of this distribution, that bring its libraries.
         on_gpu: whether it computes on a GPU.
         by_name_only: whether "auto" never takes it, because its masks are not those of the float32 network.
@@ -53,39 +53,39 @@ BACKENDS: Mapping[str, BackendRecord] = {
     "tensorrt": BackendRecord(
         check=partial(check_tensorrt, "tensorrt"),
         open=partial(open_tensorrt, "tensorrt"),
-        artefact=NETWORK_FP16,
+        artefact=FP16,
         extras="gpu,tensorrt",
         on_gpu=True,
     ),
     "tensorrt-rtx": BackendRecord(
         check=partial(check_tensorrt, "tensorrt-rtx"),
         open=partial(open_tensorrt, "tensorrt-rtx"),
-        artefact=NETWORK_FP16,
+        artefact=FP16,
         extras="gpu,tensorrt-rtx",
         on_gpu=True,
     ),
     "onnxruntime-cuda": BackendRecord(
         check=check_onnxruntime_cuda,
         open=open_onnxruntime_cuda,
-        artefact=NETWORK_FP16,
+        artefact=FP16,
         extras="gpu",
         on_gpu=True,
         packages=_ONNXRUNTIMES,
     ),
     "openvino": BackendRecord(
-        check=check_openvino, open=open_openvino, artefact=MODEL, extras="openvino", open_gated=open_gated_openvino
+        check=check_openvino, open=open_openvino, artefact=PORTABLE, extras="openvino", open_gated=open_gated_openvino
     ),
     "onnxruntime": BackendRecord(
         check=check_onnxruntime,
         open=open_onnxruntime,
-        artefact=MODEL,
+        artefact=PORTABLE,
         extras="cpu",
         holds_preprocessing=True,
         packages=_ONNXRUNTIMES,
         open_gated=open_gated_onnxruntime,
     ),
     NAME_INT8: BackendRecord(
-        check=check_openvino, open=open_openvino_int8, artefact=INT8_NETWORK, extras="openvino", by_name_only=True
+        check=check_openvino, open=open_openvino_int8, artefact=INT8, extras="openvino", by_name_only=True
     ),
 }
 """Backends by name: those on a GPU, the preferred one first; then those on the CPU."""

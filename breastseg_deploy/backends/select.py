@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from breastseg_deploy.backends.fastest import WALL_CLOCK, Clock, SpeedTest
 from breastseg_deploy.backends.gated import bundle_gate
 from breastseg_deploy.backends.registry import BACKENDS, BackendRecord
-from breastseg_deploy.bundle import GATE_DECODER, MODEL, Bundle
+from breastseg_deploy.bundle import ENGINE, GATE, PORTABLE, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError, ParityError
 from breastseg_deploy.inference import Backend
 from breastseg_deploy.machine import Machine
@@ -33,7 +33,7 @@ class Choice:
         record: what the registry says of it.
         reason: begins with the name.
         backend: loaded.
-        artefact: the bundle's file that it serves.
+        artefact: the role that it serves.
         fell_back: whether something better ought to have worked here: another backend failed, or a GPU stays unused.
     """
 
@@ -96,7 +96,7 @@ def choose(
     record.check(machine)
     served = _opened(record, bundle, machine, gate)
     why = f"{name}: asked for by name{_GATE_ON if gate else ''}"
-    return Choice(name, record, why, served, GATE_DECODER if gate else record.artefact)
+    return Choice(name, record, why, served, GATE if gate else record.artefact)
 
 
 _GATE_ON = "; with the empty-frame gate"
@@ -138,8 +138,8 @@ class _Search:
         self.failed = False
 
     def artefact(self, name: str) -> str:
-        """The bundle's file that a backend serves."""
-        return GATE_DECODER if self.gate else self.backends[name].artefact
+        """The role that a backend serves."""
+        return GATE if self.gate else self.backends[name].artefact
 
     def opened(self, name: str) -> Backend | None:
         """The backend, loaded; None where it cannot serve."""
@@ -153,13 +153,12 @@ class _Search:
 
     def ready(self, name: str) -> str | None:
         """What would serve, in words; None where this machine or the bundle lacks something for it."""
-        record, manifest = self.backends[name], self.bundle.manifest
+        record = self.backends[name]
         if self.gate and record.open_gated is None:
             self.passed_over[name] = _NO_GATE
             return None
-        if record.artefact not in manifest.files:
-            exported = f"it was exported with --precision {manifest.precision}"
-            self.passed_over[name] = f"the bundle holds no {record.artefact} ({exported})"
+        if self.bundle.manifest.artefact(record.artefact) is None:
+            self.passed_over[name] = f"the bundle {self.bundle.holds_no(record.artefact)}"
             return None
         try:
             return record.check(self.machine)
@@ -200,7 +199,7 @@ def _fastest_on_cpu(search: _Search, clock: Clock) -> tuple[str, str, Backend]:
     names = [name for name, record in search.backends.items() if not record.on_gpu and not record.by_name_only]
     words = {name: search.ready(name) for name in names}
     engines = {name: engine for name, engine in words.items() if engine is not None}
-    speed = SpeedTest(search.bundle, engines, GATE_DECODER if search.gate else MODEL, search.machine, clock)
+    speed = SpeedTest(search.bundle, engines, GATE if search.gate else PORTABLE, search.machine, clock)
     measured = speed.known() if len(engines) > 1 else None
     opened: dict[str, Backend] = {}
     try:
@@ -230,7 +229,7 @@ def _refuse_the_cpu(bundle: Bundle, gpu: Gpu | NoGpu, passed_over: Mapping[str, 
         why = f"this machine has a GPU ({gpu})"
     elif gpu.expected:
         why = "this machine has an NVIDIA driver"
-    elif bundle.manifest.engines:
+    elif bundle.manifest.artefact(ENGINE) is not None:
         why = "the bundle holds engines for GPUs"
     else:
         return

@@ -12,14 +12,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from breastseg_deploy.bundle import ENGINES, NETWORK_FP16, Bundle
+from breastseg_deploy.artefacts import EngineEntry, HalfPrecision, details_of
+from breastseg_deploy.bundle import ENGINE, ENGINES, FP16, NETWORK_FP16, Bundle
 from breastseg_deploy.engines.build import BuiltEngine, Say, build_engine
 from breastseg_deploy.engines.flavour import load, version
 from breastseg_deploy.engines.network import TypeHistogram
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.errors import BackendError, BundleError
 from breastseg_deploy.machine import Machine
-from breastseg_deploy.manifest import EngineEntry
 from breastseg_deploy.verdicts import PrivateFolder
 
 Origin = Literal["bundle", "cache", "built"]
@@ -142,9 +142,8 @@ def obtain_engine(
         BackendError: the build failed; a plan in the cache was altered.
         OutputError: the cache cannot be written.
     """
-    network = bundle.manifest.files.get(NETWORK_FP16)
-    half = bundle.manifest.half
-    if network is None or half is None:
+    network, half = bundle.manifest.files.get(NETWORK_FP16), details_of(bundle.manifest, FP16, HalfPrecision)
+    if network is None or not half:
         raise BundleError(
             f"{bundle.path} holds no {NETWORK_FP16}, and engines are made of it; export it again with --precision fp16"
         )
@@ -163,7 +162,7 @@ def obtain_engine(
             return kept
         timings = f"{key.flavour}-{key.version}-{key.compute_capability}.timings"
         content = bundle.read(NETWORK_FP16)
-        built = build(content, request, half.fp32_islands, say, folder.read(timings))
+        built = build(content, request, half[0].fp32_islands, say, folder.read(timings))
         if built.timing_cache is not None:
             folder.write(timings, built.timing_cache)
         return _keep(folder, key, built)
@@ -173,7 +172,7 @@ def _from_bundle(bundle: Bundle, key: EngineKey, say: Say, refused: Collection[s
     """The bundle's own engine for a key; those for something else are named."""
     same_flavour = [
         entry
-        for entry in bundle.manifest.engines
+        for entry in details_of(bundle.manifest, ENGINE, EngineEntry)
         if entry.flavour == key.flavour and bundle.manifest.files[entry.file].sha256 not in refused
     ]
     for entry in same_flavour:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from breastseg_deploy.bundle import NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.engines.build import buildable_capabilities
 from breastseg_deploy.engines.flavour import Flavour, FlavourName, flavour_named, load, version
 from breastseg_deploy.engines.request import EngineRequest
@@ -127,7 +127,7 @@ def _self_test_key(name: FlavourName, bundle: Bundle, engine: Engine, gpu: Gpu, 
         "gpu": str(gpu),
         "batch": str(batch),
         "toolkit": __version__,
-        "goldens": golden_demands(bundle, NETWORK_FP16),
+        "goldens": golden_demands(bundle, FP16),
     }
     return VerdictKey(f"self-test-{name}", depends_on)
 

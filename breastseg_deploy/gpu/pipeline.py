@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.bundle import NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.errors import BackendError, FrameError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gpu import ops as gpu_ops
@@ -152,7 +152,7 @@ class GpuPipeline:
             return answer.mask, answer.probability
 
         engine = f"{self._network.name} in batches of {batch}"
-        if not self._self_test(batch, lambda: run_goldens(self._bundle, NETWORK_FP16, run, batch, engine)):
+        if not self._self_test(batch, lambda: run_goldens(self._bundle, FP16, run, batch, engine)):
             self._run_from_host(lane, np.zeros((batch, *self._size_px, 3), np.uint8))
 
     def _run_from_host(self, lane: _Lane, rgb: NDArray[np.uint8]) -> _Answer:

@@ -1,7 +1,7 @@
 """The Gabor bank of the paper's edge channel, and the edge channel itself in its reference form.
 
 Everything here is NumPy in float64 and written to be read beside eq. (4) of the paper. `preprocess.fft` computes the
-same channel in float32 and fast; `breastseg_export.formats.portable` and `gpu/edge.cu` put it into a graph on a GPU.
+same channel in float32 and fast; `breastseg_export.preprocessing` and `gpu/edge.cu` put it into a graph on a GPU.
 All of them are held to `edge_channel_reference`.
 """
 

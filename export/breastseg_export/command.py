@@ -62,14 +62,17 @@ def _run(arguments: argparse.Namespace) -> int:
         calibrate=arguments.calibrate,
     )
     manifest = export_bundle(settings, lambda step: print(step, file=sys.stderr))
-    for parity in manifest.parity:
-        print(
-            f"{parity.artefact} in {parity.engine}: mean Dice {parity.mean_dice:.6f}, worst {parity.worst_dice:.6f}, "
-            f"largest probability error {parity.largest_probability_error:.1e}{parity.change_in_words}",
-            file=sys.stderr,
-        )
-    for engine in manifest.engines:
-        print(f"{engine.file}: {manifest.files[engine.file].bytes:,} bytes, {engine.verification}", file=sys.stderr)
+    for artefact in manifest.artefacts:
+        for parity in artefact.parity:
+            print(
+                f"{artefact.files[0]} in {parity.engine}: mean Dice {parity.mean_dice:.6f}, worst "
+                f"{parity.worst_dice:.6f}, largest probability error {parity.largest_probability_error:.1e}"
+                f"{parity.change_in_words}",
+                file=sys.stderr,
+            )
+        if not artefact.parity:
+            facts = "; ".join(f"{label} {text}" for label, text in artefact.facts)
+            print(f"{artefact.files[0]}: {manifest.files[artefact.files[0]].bytes:,} bytes, {facts}", file=sys.stderr)
     if arguments.json:
         print_json({"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json")})
     else:

@@ -3,58 +3,66 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from breastseg_deploy.bundle import GOLDENS, Golden, file_entry
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
-from breastseg_deploy.gate import Gate
-from breastseg_deploy.manifest import (
-    EngineEntry,
-    FrameContract,
-    GaborBank,
-    HalfPrecision,
-    Int8Precision,
-    Manifest,
-    Normalisation,
-)
+from breastseg_deploy.errors import CheckpointError
+from breastseg_deploy.manifest import FrameContract, GaborBank, Manifest, Normalisation
 from breastseg_deploy.preprocess.gabor import bank_sha256
-from breastseg_export.formats.gate import gate_rows
-from breastseg_export.formats.int8 import int8_rows
+from breastseg_export.formats.format import Done, Work
 from breastseg_export.graph import OPSET
 from breastseg_export.parity import ParityRun
 from breastseg_export.report import report_html
-from breastseg_export.samples import Samples
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.checkpoint import Checkpoint
 
 _PACKAGES = ("breastseg-deploy", "torch", "segmentation-models-pytorch", "timm", "onnx", "onnxruntime", "numpy")
-_INT8_PACKAGES = ("openvino", "nncf")
 INTENDED_USE = "Research and engineering. Not a medical device; no diagnosis may rest on its masks."
 
 
+def frame_contract(settings: ExportSettings, checkpoint: Checkpoint) -> FrameContract:
+    """What frames of the bundle must be.
+
+    Raises:
+        CheckpointError: the checkpoint states a pixel size that is none.
+    """
+    spacing_um = checkpoint.details.get("pixel_size_um")
+    try:
+        return FrameContract(height_px=settings.size_px, width_px=settings.size_px, pixel_size_um=spacing_um)
+    except ValidationError as err:
+        raise CheckpointError(
+            f"{settings.checkpoint} states a pixel_size_um of {spacing_um!r}, expected micrometres over 0, or none; "
+            "save it again"
+        ) from err
+
+
 @dataclass(frozen=True)
-class Exported:
-    """What was exported and how it came out, before the bundle is written.
+class Description:
+    """What was exported and what was measured of it, before the bundle is written.
 
     Attributes:
-        settings: what was asked for.
-        checkpoint: what was exported.
-        samples: what parity was measured on.
+        work: what was asked for, and what the artefacts were made from.
         run: parity.
-        half: how the layers in float32 were chosen; None without a float16 network.
-        gate: the empty-frame gate; None without one.
-        int8: how the INT8 network was quantised; None without one.
+        frame: what frames must be.
+        artefacts: in the order of the manifest.
     """
 
-    settings: ExportSettings
-    checkpoint: Checkpoint
-    samples: Samples
+    work: Work
     run: ParityRun
-    half: HalfPrecision | None
-    gate: Gate | None = None
-    int8: Int8Precision | None = None
+    frame: FrameContract
+    artefacts: list[Done]
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of each artefact's files, one in memory at a time."""
+        for artefact in self.artefacts:
+            for name, content in artefact.made.files.items():
+                yield name, content()
 
     def goldens(self) -> list[Golden]:
         """Frames with the reference's answers, as they lie in the bundle."""
@@ -65,54 +73,52 @@ class Exported:
 
     def report(self) -> str:
         """The parity report, one HTML page."""
-        architecture, checkpoint, size_px = self.checkpoint.model.architecture, self.checkpoint, self.settings.size_px
+        settings, checkpoint = self.work.settings, self.work.checkpoint
+        architecture = checkpoint.model.architecture
         rows = [
-            ("checkpoint", Path(self.settings.checkpoint).name),
+            ("checkpoint", Path(settings.checkpoint).name),
             ("encoder", architecture.encoder),
             ("decoder channels", ", ".join(map(str, architecture.decoder_channels))),
-            ("frame", f"{size_px} x {size_px}, uint8 RGB"),
-            ("precision", self.settings.precision),
+            ("frame", f"{settings.size_px} x {settings.size_px}, uint8 RGB"),
+            ("precision", settings.precision),
             ("threshold", str(checkpoint.threshold)),
-            *(gate_rows(self.gate) if self.gate else ()),
-            *(int8_rows(self.int8) if self.int8 else ()),
+            *(fact for artefact in self.artefacts for fact in artefact.told.facts),
             *self._versions().items(),
         ]
-        description = self.samples.description
-        return report_html(architecture.encoder, self.run, description, rows, checkpoint.threshold, self.half)
+        sections = [artefact.told.section for artefact in self.artefacts if artefact.told.section]
+        description = self.work.samples.description
+        return report_html(architecture.encoder, self.run, description, rows, checkpoint.threshold, sections)
 
-    def manifest(self, contract: FrameContract, engines: tuple[EngineEntry, ...], folder: Path) -> Manifest:
+    def manifest(self, folder: Path) -> Manifest:
         """The manifest over all files of the bundle's folder.
 
         Raises:
             BundleError: one of them cannot be read.
         """
-        architecture, details = self.checkpoint.model.architecture, self.checkpoint.details
+        settings, checkpoint = self.work.settings, self.work.checkpoint
+        architecture, details = checkpoint.model.architecture, checkpoint.details
         written = sorted(path for path in folder.rglob("*") if path.is_file())
         return Manifest(
-            name=str(details.get("name", Path(self.settings.checkpoint).stem)),
+            name=str(details.get("name", Path(settings.checkpoint).stem)),
             encoder=architecture.encoder,
             decoder_channels=architecture.decoder_channels,
-            frame=contract,
+            frame=self.frame,
             gabor=GaborBank(**asdict(architecture.gabor), sha256=bank_sha256(architecture.gabor)),
             normalisation=Normalisation(mean=IMAGENET_MEAN, std=IMAGENET_STD),
-            threshold=self.checkpoint.threshold,
-            precision=self.settings.precision,
+            threshold=checkpoint.threshold,
+            precision=settings.precision,
             opset=OPSET,
-            half=self.half,
-            parity=tuple(self.run.summaries.values()),
-            parity_frames=self.samples.description,
+            artefacts=tuple(artefact.entry(self.run) for artefact in self.artefacts),
+            parity_frames=self.work.samples.description,
             goldens=tuple(golden.name for golden in self.goldens()),
-            engines=engines,
-            gate=self.gate,
-            int8=self.int8,
             files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
             built_with=self._versions(),
-            built_at=self.settings.built_at,
+            built_at=settings.built_at,
             licence=str(details.get("licence", "not stated")),
             intended_use=str(details.get("intended_use", INTENDED_USE)),
             training=dict(details),
         )
 
     def _versions(self) -> dict[str, str]:
-        packages = _PACKAGES + (_INT8_PACKAGES if self.int8 else ())
+        packages = [*_PACKAGES, *(package for artefact in self.artefacts for package in artefact.told.packages)]
         return {"python": platform.python_version(), **{package: version(package) for package in packages}}

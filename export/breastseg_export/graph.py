@@ -16,7 +16,7 @@ from breastseg_deploy.bundle import TENSOR
 from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.preprocess.gabor import GaborParameters
-from breastseg_export.formats.portable import Preprocessing
+from breastseg_export.preprocessing import Preprocessing
 from breastseg_train.network.model import SegmentationModel
 
 OPSET = 20

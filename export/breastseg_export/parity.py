@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,8 +26,8 @@ _GOLDENS_WITH_CELLS, _GOLDENS_EMPTY = 2, 1
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """Something an export made, how to run it, and what it has to meet."""
+class Compared:
+    """A way to run what an export made, and what it has to meet."""
 
     file: str
     engine: str
@@ -65,8 +65,8 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A frame and what the reference says of it: the stuff of goldens."""
+class ReferenceAnswer:
+    """A frame and the reference's answer to it, as goldens hold them."""
 
     name: str
     frame: NDArray[np.uint8]
@@ -87,13 +87,18 @@ class ParityRun:
 
     figures: dict[str, list[FrameParity]] = field(default_factory=dict)
     pictures: dict[str, list[Picture]] = field(default_factory=dict)
-    goldens: list[Answer] = field(default_factory=list)
+    goldens: list[ReferenceAnswer] = field(default_factory=list)
     summaries: dict[str, Parity] = field(default_factory=dict)
+
+    def golden_dice(self, title: str) -> tuple[float, ...]:
+        """Dice of an artefact's masks on the goldens, in their order."""
+        by_name = {frame.name: frame.dice for frame in self.figures[title]}
+        return tuple(by_name[golden.name] for golden in self.goldens)
 
 
 def compare(
     reference: Engine,
-    artefacts: list[Artefact],
+    artefacts: Sequence[Compared],
     samples: Samples,
     threshold: float,
     on_frame: Callable[[], object] = lambda: None,
@@ -124,9 +129,9 @@ def compare(
             figures = frame_parity(sample, expected, found, threshold)
             run.figures[artefact.title].append(figures)
             kept = [*run.pictures[artefact.title], Picture(figures, sample.frame, expected, found)]
-            run.pictures[artefact.title] = sorted(kept, key=_badness, reverse=True)[:_PICTURES]
+            run.pictures[artefact.title] = sorted(kept, key=_distance, reverse=True)[:_PICTURES]
         on_frame()
-    run.summaries = {a.title: summary(a.file, a.engine, a.limits, run.figures[a.title]) for a in artefacts}
+    run.summaries = {a.title: summary(a.engine, a.limits, run.figures[a.title]) for a in artefacts}
     return run
 
 
@@ -196,17 +201,16 @@ def frame_parity(sample: Sample, expected: Probability, found: Probability, thre
     )
 
 
-def _badness(picture: Picture) -> tuple[float, float, float]:
+def _distance(picture: Picture) -> tuple[float, float, float]:
     return -picture.figures.dice, picture.figures.flipped_ppm, picture.figures.probability_error
 
 
-def summary(file: str, engine: str, limits: ParityLimits, figures: list[FrameParity]) -> Parity:
+def summary(engine: str, limits: ParityLimits, figures: list[FrameParity]) -> Parity:
     """What the manifest says of an artefact, from the figures of its frames."""
     with_cells = [figure.dice for figure in figures if figure.with_cells]
     changes = [(figure.dice_change, figure.truth_with_cells) for figure in figures if figure.dice_change is not None]
     error = max(figure.probability_error for figure in figures)
     return Parity(
-        artefact=file,
         engine=engine,
         frames=len(figures),
         frames_with_cells=len(with_cells),
@@ -226,8 +230,8 @@ def _mean(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _keep_golden(goldens: list[Answer], sample: Sample, expected: Probability, threshold: float) -> None:
+def _keep_golden(goldens: list[ReferenceAnswer], sample: Sample, expected: Probability, threshold: float) -> None:
     mask = (expected >= threshold).astype(np.uint8)
     room = _GOLDENS_WITH_CELLS if mask.any() else _GOLDENS_EMPTY
     if sum(bool(golden.mask.any()) == bool(mask.any()) for golden in goldens) < room:
-        goldens.append(Answer(sample.name, sample.frame, expected, mask))
+        goldens.append(ReferenceAnswer(sample.name, sample.frame, expected, mask))

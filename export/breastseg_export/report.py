@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from breastseg_deploy.io.images import png_bytes
-from breastseg_deploy.manifest import HalfPrecision
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_export.parity import ParityRun, Picture, failures
-from breastseg_export.precision.ranges import SAFE_MAGNITUDE
 
 _BOTH, _ARTEFACT_ONLY, _REFERENCE_ONLY = (150, 150, 150), (255, 40, 40), (70, 110, 255)
 
@@ -26,7 +25,7 @@ def report_html(
     parity_frames: str,
     settings: Sequence[tuple[str, str]],
     threshold: float,
-    half: HalfPrecision | None = None,
+    sections: Sequence[str] = (),
 ) -> str:
     """The report as HTML that needs no other file.
 
@@ -36,26 +35,31 @@ def report_html(
         parity_frames: what it was measured on.
         settings: rows of the table of settings.
         threshold: of the masks.
-        half: how the layers in float32 were chosen, where there is a float16 network.
+        sections: HTML that formats add, see `rendered`.
     """
-    environment = Environment(
-        loader=PackageLoader("breastseg_export", ""), autoescape=select_autoescape(["j2"]), undefined=StrictUndefined
-    )
     summaries = list(run.summaries.values())
-    return environment.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
         title=title,
         failures=failures(run.summaries),
         parity_frames=parity_frames,
         phantoms="phantom" in parity_frames,
         settings=settings,
-        summaries=summaries,
+        summaries=run.summaries,
         frames=summaries[0].frames,
         frames_with_cells=summaries[0].frames_with_cells,
         pictures={engine: [_row(picture, threshold) for picture in kept] for engine, kept in run.pictures.items()},
         figures=run.figures,
-        half=half,
-        safe_magnitude=SAFE_MAGNITUDE,
+        sections=[Markup(section) for section in sections],
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template of this package, filled in; a part of the report where it is no whole page."""
+    environment = Environment(
+        loader=PackageLoader("breastseg_export", ""), autoescape=select_autoescape(["j2"]), undefined=StrictUndefined
+    )
+    return environment.get_template(template).render(**values)
 
 
 def write_pictures(run: ParityRun, folder: Path, threshold: float) -> None:

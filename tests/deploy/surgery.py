@@ -25,6 +25,11 @@ def edit_manifest(bundle: Path, change: Callable[[Manifest], object]) -> None:
     (bundle / MANIFEST).write_text(json.dumps(raw))
 
 
+def artefact(raw: Manifest, role: str) -> Manifest:
+    """The artefact of that role in a manifest's JSON."""
+    return next(one for one in raw["artefacts"] if one["role"] == role)
+
+
 def put_sealed(bundle: Path, name: str, content: bytes) -> None:
     """Write a file of the bundle and its right size and hash into the manifest."""
     (bundle / name).write_bytes(content)

@@ -72,8 +72,8 @@ def test_manifest_that_is_no_manifest_is_refused(bundle_copy: Path, content: byt
 
 
 def test_newer_schema_is_refused(bundle_copy: Path) -> None:
-    edit_manifest(bundle_copy, lambda raw: raw.update(schema_version=3))
-    assert "has schema version 3, this version reads 1 and 2; update breastseg-deploy" in refusal(
+    edit_manifest(bundle_copy, lambda raw: raw.update(schema_version=4))
+    assert "has schema version 4, this version reads 3; update breastseg-deploy" in refusal(
         lambda: Bundle.open(bundle_copy)
     )
 
@@ -145,32 +145,18 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(bundle_copy: Pa
 
 def test_manifest_without_the_model_is_refused(bundle_copy: Path) -> None:
     edit_manifest(bundle_copy, lambda raw: raw["files"].pop(MODEL))
-    assert f"names no {MODEL} in its manifest; export it again" in refusal(lambda: Bundle.open(bundle_copy))
+    assert f"files lists no {MODEL}, which belongs to an artefact or is a golden" in refusal(
+        lambda: Bundle.open(bundle_copy)
+    )
 
 
-def test_golden_that_is_no_file_of_the_manifest_is_refused(bundle_copy: Path) -> None:
+def test_a_golden_or_an_artefact_that_is_no_file_of_the_manifest_is_refused(bundle_copy: Path) -> None:
+    kept = (bundle_copy / MANIFEST).read_text()
     edit_manifest(bundle_copy, lambda raw: raw["goldens"].append("goldens/unlisted.npz"))
-    assert "names no goldens/unlisted.npz in its manifest" in refusal(lambda: Bundle.open(bundle_copy))
-
-
-def test_engine_that_is_no_file_of_the_manifest_is_refused(bundle_copy: Path) -> None:
-    engine = {
-        "file": "engines/unlisted.plan",
-        "flavour": "tensorrt",
-        "version": "10.16.1.11",
-        "compute_capability": "8.6",
-        "precision": "fp16",
-        "min_batch": 1,
-        "opt_batch": 1,
-        "max_batch": 8,
-        "network_sha256": "0" * 64,
-        "layer_types": {},
-        "build_seconds": 1.0,
-        "verified": False,
-        "verification": "not run on a GPU",
-    }
-    edit_manifest(bundle_copy, lambda raw: raw.update(engines=[engine]))
-    assert "names no engines/unlisted.plan in its manifest" in refusal(lambda: Bundle.open(bundle_copy))
+    assert "files lists no goldens/unlisted.npz" in refusal(lambda: Bundle.open(bundle_copy))
+    (bundle_copy / MANIFEST).write_text(kept)
+    edit_manifest(bundle_copy, lambda raw: raw["artefacts"][0]["files"].append("unlisted.onnx"))
+    assert "files lists no unlisted.onnx" in refusal(lambda: Bundle.open(bundle_copy))
 
 
 @pytest.mark.parametrize(

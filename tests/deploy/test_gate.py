@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from surgery import edit_manifest, put_constant_model, put_sealed
+from surgery import artefact, edit_manifest, put_constant_model, put_sealed
 
 from breastseg_deploy import BackendError, BundleError, FrameError, Machine, ParityError, Segmenter
-from breastseg_deploy.backends.gated import GatedCpu, run_gated_goldens
+from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, run_gated_goldens
 from breastseg_deploy.backends.onnxruntime import OnnxRuntimeHalves
 from breastseg_deploy.backends.select import choose
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MANIFEST, Bundle
+from breastseg_deploy.bundle import GATE, GATE_DECODER, GATE_ENCODER, MANIFEST, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.gate_check import check_gate
@@ -58,7 +58,7 @@ def with_cells() -> NDArray[np.bool_]:
 
 
 def set_gate(bundle: Path, **fields: Any) -> None:
-    edit_manifest(bundle, lambda raw: raw["gate"].update(fields))
+    edit_manifest(bundle, lambda raw: artefact(raw, GATE)["details"].update(fields))
 
 
 def skip_everything(bundle: Path) -> None:
@@ -108,8 +108,8 @@ def test_engines_score_alike(gated_bundle: Path, phantoms: NDArray[np.uint8]) ->
     for backend in ENGINES:
         with Segmenter.open(gated_bundle, backend, gate=True) as segment:
             scores.append([result.gate_score for result in segment.batch(phantoms)])
-            assert segment.manifest.gate is not None
-            margin = segment.manifest.gate.margin
+            assert segment.gate is not None
+            margin = segment.gate.margin
     np.testing.assert_allclose(scores[0], scores[1], atol=margin)
 
 
@@ -134,7 +134,7 @@ def test_threads_get_their_own_answers(gated_bundle: Path, phantoms: NDArray[np.
 def test_auto_passes_over_every_gpu_with_the_reason(gated_bundle: Path) -> None:
     found = choose(Bundle.open(gated_bundle), gate=True)
     found.backend.close()
-    assert (found.name in ENGINES, found.artefact) == (True, GATE_DECODER)
+    assert (found.name in ENGINES, found.artefact) == (True, GATE)
     reason = "serves no empty-frame gate, which runs in float32 on the CPU alone"
     assert f"tensorrt, tensorrt-rtx, onnxruntime-cuda ({reason})" in found.reason
 
@@ -151,7 +151,7 @@ def test_a_bundle_without_a_gate_is_refused(demo_bundle: Path) -> None:
 
 @pytest.mark.parametrize("backend", ENGINES)
 def test_a_score_that_is_not_the_references_keeps_the_gate_from_serving(gated_copy: Path, backend: str) -> None:
-    gate = Bundle.open(gated_copy).manifest.gate
+    gate = bundle_gate(Bundle.open(gated_copy))
     assert gate is not None
     set_gate(gated_copy, golden_scores=[gate.golden_scores[0] + 0.01, *gate.golden_scores[1:]])
     with pytest.raises(ParityError, match=r"the gate scores goldens/golden-1.npz .* further apart than 0.001"):
@@ -181,7 +181,7 @@ def test_a_half_with_other_inputs_is_a_backend_error(gated_copy: Path, backend: 
 
 def test_a_missing_half_is_refused_at_opening(gated_copy: Path) -> None:
     edit_manifest(gated_copy, lambda raw: raw["files"].pop(GATE_ENCODER))
-    with pytest.raises(BundleError, match=GATE_ENCODER):
+    with pytest.raises(BundleError, match=f"files lists no {GATE_ENCODER}"):
         Segmenter.open(gated_copy)
 
 
@@ -208,7 +208,7 @@ def test_the_verdict_is_kept_and_depends_on_all_that_was_tested(
         model.doc_string = "the same, and another file"
         put_sealed(gated_copy, file, model.SerializeToString())
     elif change == "limits":
-        edit_manifest(gated_copy, lambda raw: raw["parity"][1]["limits"].update(worst_dice=0.99999))
+        edit_manifest(gated_copy, lambda raw: artefact(raw, GATE)["limits"].update(worst_dice=0.99999))
     else:
         set_gate(gated_copy, margin=0.002)
     Segmenter.open(gated_copy, "onnxruntime", gate=True, machine=machine).close()
@@ -261,7 +261,7 @@ def test_a_score_within_the_margin_of_the_threshold_skips_nothing(
     gated_bundle: Path, phantoms: NDArray[np.uint8]
 ) -> None:
     bundle = Bundle.open(gated_bundle)
-    gate = bundle.manifest.gate
+    gate = bundle_gate(bundle)
     assert gate is not None
     rgb = np.stack([phantoms[0]] * 3, axis=2)[np.newaxis]
     for beyond, skipped in ((0.5, False), (1.5, True)):
@@ -293,7 +293,7 @@ def test_a_decoder_that_answers_with_another_shape_or_type_is_refused(
 
 def test_the_chance_of_misses_is_that_of_a_threshold_of_its_rank(gated_bundle: Path) -> None:
     """One calibration frame and rank 1: any number of misses is as likely as any other."""
-    gate = Bundle.open(gated_bundle).manifest.gate
+    gate = bundle_gate(Bundle.open(gated_bundle))
     assert gate is not None
     even = gate.model_copy(update={"frames_with_cells": 1, "miss_bound": 0.5})
     assert [even.chance(4, missed) for missed in range(5)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
@@ -367,7 +367,7 @@ def test_commands_say_what_was_skipped(gated_bundle: Path, tmp_path: Path, capsy
     assert f"4 frames, 2 with cells by ground truth: {skipped} skipped, 0 of them with cells" in printed.err
     assert main(["inspect", str(gated_bundle)]) == 0
     printed = capsys.readouterr()
-    assert "empty-frame gate       off unless asked for; a frame with cells" in printed.out
+    assert "  empty-frame gate     off unless asked for; a frame with cells" in printed.out
     assert "parity frames skipped  " in printed.out
     assert main(["verify", str(gated_bundle), "--gate", "--json"]) == 0
     printed = capsys.readouterr()
@@ -376,8 +376,8 @@ def test_commands_say_what_was_skipped(gated_bundle: Path, tmp_path: Path, capsy
 
 
 def test_a_gate_of_the_manifest_must_be_whole(gated_copy: Path) -> None:
-    edit_manifest(gated_copy, lambda raw: raw["gate"].pop("miss_bound"))
-    with pytest.raises(BundleError, match=r"gate\.miss_bound"):
+    edit_manifest(gated_copy, lambda raw: artefact(raw, GATE)["details"].pop("miss_bound"))
+    with pytest.raises(BundleError, match="the manifest's gate artefact: miss_bound"):
         Bundle.open(gated_copy)
 
 
@@ -391,7 +391,7 @@ def test_a_gate_of_the_manifest_must_be_whole(gated_copy: Path) -> None:
         ({"margin": 0.0}, "is over the margin 0.0"),
         ({"parity_frames_with_cells_skipped": 11}, "more parity frames with cells are skipped than parity frames"),
         ({"size_px": [64, 64]}, "holds a gate for frames of (64, 64) px and takes (128, 128)"),
-        ({"size_px": [-1, 0]}, "gate.size_px"),
+        ({"size_px": [-1, 0]}, "gate artefact: size_px"),
     ],
 )
 def test_a_gate_that_contradicts_itself_or_its_bundle_is_refused(
@@ -399,17 +399,18 @@ def test_a_gate_that_contradicts_itself_or_its_bundle_is_refused(
 ) -> None:
     set_gate(gated_copy, **fields)
     with pytest.raises(BundleError) as refusal:
-        Bundle.open(gated_copy)
+        bundle_gate(Bundle.open(gated_copy))
     assert words in str(refusal.value)
 
 
 def test_an_export_writes_the_newest_schema_with_and_without_a_gate(demo_bundle: Path, gated_bundle: Path) -> None:
     plain, with_gate = (json.loads((bundle / MANIFEST).read_text()) for bundle in (demo_bundle, gated_bundle))
-    assert (plain["gate"], plain["schema_version"]) == (None, 2)
-    assert (with_gate["gate"] is not None, with_gate["schema_version"]) == (True, 2)
+    assert [one["role"] for one in plain["artefacts"]] == ["portable", "fp16"]
+    assert [one["role"] for one in with_gate["artefacts"]] == ["portable", "gate"]
+    assert plain["schema_version"] == with_gate["schema_version"] == 3
 
 
 def test_the_promise_is_in_words(gated_bundle: Path) -> None:
-    gate = Bundle.open(gated_bundle).manifest.gate
+    gate = bundle_gate(Bundle.open(gated_bundle))
     assert isinstance(gate, Gate)
     assert "skipped with a probability of at most 0.0" in gate.promise

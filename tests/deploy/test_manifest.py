@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from breastseg_deploy.artefacts import EngineEntry, check_details, details_of
 from breastseg_deploy.errors import BundleError
 from breastseg_deploy.manifest import Manifest, parse_manifest
 from breastseg_deploy.preprocess.gabor import GaborParameters, bank_sha256
@@ -18,7 +20,6 @@ def content() -> dict[str, Any]:
     """A manifest with every field, as JSON values."""
     limits = {"worst_dice": 0.9999, "mean_dice": 0.9999, "dice_change": 0.001}
     figures = {
-        "artefact": "model.onnx",
         "engine": "ONNX Runtime",
         "frames": 2,
         "frames_with_cells": 1,
@@ -33,7 +34,7 @@ def content() -> dict[str, Any]:
     }
     gabor = GaborParameters()
     return {
-        "schema_version": 1,
+        "schema_version": 3,
         "name": "tested",
         "encoder": "efficientnet-b0",
         "decoder_channels": [96, 64, 48, 32, 16],
@@ -51,11 +52,19 @@ def content() -> dict[str, Any]:
         "threshold": 0.5,
         "precision": "fp32",
         "opset": 20,
-        "half": None,
-        "parity": [figures],
+        "artefacts": [
+            {
+                "role": "portable",
+                "files": ["model.onnx"],
+                "inputs": [{"name": "frames", "axes": "NHWC", "dtype": "uint8"}],
+                "outputs": [{"name": "probability", "axes": "NCHW", "dtype": "float32"}],
+                "limits": limits,
+                "parity": [figures],
+            }
+        ],
         "parity_frames": "2 phantom frames",
         "goldens": ["goldens/a.npz"],
-        "files": {"model.onnx": {"bytes": 3, "sha256": HASH}},
+        "files": {name: {"bytes": 3, "sha256": HASH} for name in ("model.onnx", "goldens/a.npz")},
         "built_with": {"python": "3.11"},
         "built_at": "2026-11-23T00:00:00+00:00",
         "licence": "none",
@@ -89,10 +98,10 @@ def test_json_that_is_no_manifest_is_refused(raw: Any) -> None:
         parse(raw)
 
 
-@pytest.mark.parametrize("version", [3, 0, "1", None, 99])
+@pytest.mark.parametrize("version", [1, 2, 4, 0, "3", None, 99])
 def test_another_schema_version_is_named_before_anything_else_is_read(version: Any) -> None:
     with pytest.raises(
-        BundleError, match=rf"has schema version {version!r}, this version reads 1 and 2; update breastseg-deploy"
+        BundleError, match=rf"has schema version {version!r}, this version reads 3; update breastseg-deploy"
     ):
         parse({"schema_version": version, "a field of the future": 1})
 
@@ -148,7 +157,7 @@ def test_limits_that_are_not_finite_are_refused(value: str) -> None:
     """No Dice is under NaN: with such a limit every self-test would pass."""
     text = json.dumps(content()).replace('{"worst_dice": 0.9999', f'{{"worst_dice": {value}')
     assert value in text
-    with pytest.raises(BundleError, match=r"parity.0.limits.worst_dice: .*finite"):
+    with pytest.raises(BundleError, match=r"artefacts.0.limits.worst_dice: .*finite"):
         parse_manifest(text, "manifest.json")
 
 
@@ -190,14 +199,24 @@ ENGINE = {
 }
 
 
+def with_engine(**change: Any) -> dict[str, Any]:
+    """A manifest with an engine in it."""
+    raw = content()
+    engine = {"role": "engine", "files": ["engines/a.plan"], "inputs": [], "outputs": [], "limits": None, "parity": []}
+    raw["artefacts"].append({**engine, "details": {**ENGINE, **change}})
+    raw["files"]["engines/a.plan"] = {"bytes": 3, "sha256": HASH}
+    return raw
+
+
 def test_engines_survive_the_way_to_json_and_back() -> None:
-    manifest = parse({**content(), "engines": [ENGINE]})
+    manifest = parse(with_engine())
     assert parse_manifest(manifest.model_dump_json(), "again") == manifest
-    assert manifest.engines[0].layer_types["CONVOLUTION"] == {"FLOAT": 3, "HALF": 357}
+    (engine,) = details_of(manifest, "engine", EngineEntry)
+    assert engine.layer_types["CONVOLUTION"] == {"FLOAT": 3, "HALF": 357}
 
 
 def test_a_manifest_without_engines_has_none() -> None:
-    assert parse(content()).engines == ()
+    assert details_of(parse(content()), "engine", EngineEntry) == []
 
 
 @pytest.mark.parametrize(
@@ -213,25 +232,44 @@ def test_a_manifest_without_engines_has_none() -> None:
     ],
 )
 def test_an_engine_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(BundleError, match=rf"engines\.0\.{name}"):
-        parse({**content(), "engines": [{**ENGINE, name: value}]})
+    with pytest.raises(BundleError, match=rf"the manifest's engine artefact: {name}"):
+        check_details(parse(with_engine(**{name: value})))
 
 
 def test_limits_belong_to_the_artefact_that_had_to_meet_them() -> None:
     raw = content()
-    other = {
-        **raw["parity"][0],
-        "artefact": "network.fp16.onnx",
-        "limits": {**raw["parity"][0]["limits"], "worst_dice": 0.9},
-    }
-    manifest = parse({**raw, "parity": [other, *raw["parity"]]})
-    assert manifest.limits_of("model.onnx").worst_dice == 0.9999
-    assert manifest.limits_of("network.fp16.onnx").worst_dice == 0.9
+    other = {**raw["artefacts"][0], "role": "fp16", "limits": {**raw["artefacts"][0]["limits"], "worst_dice": 0.9}}
+    manifest = parse({**raw, "precision": "fp16", "artefacts": [other, *raw["artefacts"]]})
+    assert manifest.limits_of("portable").worst_dice == 0.9999
+    assert manifest.limits_of("fp16").worst_dice == 0.9
 
 
 def test_an_artefact_whose_parity_was_never_measured_has_no_limits() -> None:
-    with pytest.raises(BundleError, match=r"holds no parity of model.onnx; export the bundle again"):
-        parse({**content(), "parity": []}).limits_of("model.onnx")
+    for role in ("engine", "gate"):
+        with pytest.raises(BundleError, match=rf"holds no parity of the artefact '{role}'; export the bundle again"):
+            parse(with_engine()).limits_of(role)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda raw: raw["files"].pop("model.onnx"), "files lists no model.onnx"),
+        (lambda raw: raw["files"].pop("goldens/a.npz"), "files lists no goldens/a.npz"),
+        (lambda raw: raw["artefacts"][0].update(golden_dice=[1.0, 1.0]), "golden_dice must hold one figure for each"),
+        (lambda raw: raw["artefacts"][0].update(golden_dice=[-5]), "greater than or equal to 0"),
+        (lambda raw: raw.update(precision="int8"), r"precision int8 and the artefacts \[\] must agree"),
+        (
+            lambda raw: raw["artefacts"][0].update(role="int8"),
+            r"precision fp32 and the artefacts \['int8'\] must agree",
+        ),
+        (lambda raw: raw.update(artefacts=[]), "at least 1 item"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(change: Callable[[Any], object], words: str) -> None:
+    raw = content()
+    change(raw)
+    with pytest.raises(BundleError, match=words):
+        parse(raw)
 
 
 def test_messages_are_one_line() -> None:

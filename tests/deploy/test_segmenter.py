@@ -20,7 +20,7 @@ from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
 from breastseg_deploy import BackendError, BundleError, FrameError, ParityError, Segmenter
 from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.backends.select import Choice
-from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.bundle import MODEL, PORTABLE, Bundle
 from breastseg_deploy.inference import Inference
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
@@ -145,7 +145,7 @@ def test_backend_and_its_reason_are_told_and_logged(demo_bundle: Path, caplog: p
     with caplog.at_level(logging.INFO, "breastseg_deploy"), Segmenter.open(demo_bundle, "onnxruntime") as segment:
         assert segment.backend == segment(FRAME).backend == "onnxruntime"
         assert segment.backend_reason == "onnxruntime: asked for by name"
-        assert (segment.artefact, segment.manifest.limits_of(segment.artefact).worst_dice) == (MODEL, 0.9999)
+        assert (segment.artefact, segment.manifest.limits_of(segment.artefact).worst_dice) == (PORTABLE, 0.9999)
         assert f"{demo_bundle}: backend onnxruntime: asked for by name" in caplog.text
 
 
@@ -171,8 +171,8 @@ def test_self_test_fails_where_the_reference_says_otherwise(bundle_copy: Path) -
     with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(ParityError) as failure:
         segment.self_test()
     assert f"golden {name} has Dice 0." in str(failure.value)
-    limit = bundle.manifest.limits_of(MODEL).worst_dice
-    assert f"the limit is {limit}; do not use its model.onnx on this machine" in str(failure.value)
+    limit = bundle.manifest.limits_of(PORTABLE).worst_dice
+    assert f"the limit is {limit}; do not use its portable artefact on this machine" in str(failure.value)
 
 
 def test_self_test_fails_where_the_golden_frame_was_exchanged(bundle_copy: Path) -> None:
@@ -191,10 +191,10 @@ def test_self_test_fails_where_the_model_was_exchanged(bundle_copy: Path) -> Non
 
 
 def test_self_test_without_a_limit_is_refused(bundle_copy: Path) -> None:
-    edit_manifest(bundle_copy, lambda raw: raw.update(parity=[]))
+    edit_manifest(bundle_copy, lambda raw: raw["artefacts"][0].update(limits=None))
     with (
         Segmenter.open(bundle_copy, "onnxruntime") as segment,
-        pytest.raises(BundleError, match=r"holds no parity of model.onnx"),
+        pytest.raises(BundleError, match="holds no parity of the artefact 'portable'"),
     ):
         segment.self_test()
 
@@ -332,7 +332,7 @@ class SlowEngine:
 def test_engine_is_given_back_only_after_the_last_call_has_left_it(demo_bundle: Path) -> None:
     engine = SlowEngine()
     segment = Segmenter(
-        Bundle.open(demo_bundle), Choice("slow", BACKENDS["onnxruntime"], "for this test", engine, MODEL)
+        Bundle.open(demo_bundle), Choice("slow", BACKENDS["onnxruntime"], "for this test", engine, PORTABLE)
     )
     with ThreadPoolExecutor(2) as pool:
         call = pool.submit(segment, FRAME)

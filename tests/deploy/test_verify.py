@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from host_network import Float16Network, HostNetwork, all_passed
-from surgery import edit_manifest, put_constant_model
+from surgery import artefact, edit_manifest, put_constant_model
 
 from breastseg_deploy import BackendError, FrameError, ParityError, Segmenter
 from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.backends.select import Choice
-from breastseg_deploy.bundle import NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import FP16, NETWORK_FP16, Bundle
 from breastseg_deploy.gpu.pipeline import GpuPipeline
 from breastseg_deploy.io.images import find_frames, png_bytes
 from breastseg_deploy.manifest import ParityLimits
@@ -35,12 +35,12 @@ def write_data_set(folder: Path, count: int = 5) -> Path:
     return folder
 
 
-def set_limits(bundle: Path, artefact: str, limits: dict[str, float]) -> None:
-    edit_manifest(bundle, lambda raw: [p.update(limits=limits) for p in raw["parity"] if p["artefact"] == artefact])
+def set_limits(bundle: Path, role: str, limits: dict[str, float]) -> None:
+    edit_manifest(bundle, lambda raw: artefact(raw, role).update(limits=limits))
 
 
 def test_figures_are_those_of_the_masks_and_truths(bundle_copy: Path, tmp_path: Path) -> None:
-    set_limits(bundle_copy, NETWORK_FP16, LOOSE)
+    set_limits(bundle_copy, FP16, LOOSE)
     files = find_frames([write_data_set(tmp_path / "data")])
     with Segmenter.open(bundle_copy, "onnxruntime") as segment:
         check = check_frames(segment, files)
@@ -57,7 +57,7 @@ def test_figures_are_those_of_the_masks_and_truths(bundle_copy: Path, tmp_path: 
 
 
 def test_frames_without_masks_have_agreement_and_no_truth(bundle_copy: Path, tmp_path: Path) -> None:
-    set_limits(bundle_copy, NETWORK_FP16, LOOSE)
+    set_limits(bundle_copy, FP16, LOOSE)
     files = find_frames([write_data_set(tmp_path / "data", 2) / "images"])
     with Segmenter.open(bundle_copy, "onnxruntime") as segment:
         check = check_frames(segment, files)
@@ -66,7 +66,7 @@ def test_frames_without_masks_have_agreement_and_no_truth(bundle_copy: Path, tmp
 
 
 def test_every_frame_is_reported_for_the_progress_bar(bundle_copy: Path, tmp_path: Path) -> None:
-    set_limits(bundle_copy, NETWORK_FP16, LOOSE)
+    set_limits(bundle_copy, FP16, LOOSE)
     ticks: list[None] = []
     with Segmenter.open(bundle_copy, "onnxruntime") as segment:
         check_frames(segment, find_frames([write_data_set(tmp_path / "data", 3)]), on_frame=lambda: ticks.append(None))
@@ -119,15 +119,13 @@ def test_a_truth_of_another_size_is_refused(bundle_copy: Path, tmp_path: Path) -
 def on_a_gpu(bundle: Bundle, network: HostNetwork) -> Segmenter:
     """A Segmenter whose GPU is the tests' stand-in."""
     pipeline = GpuPipeline(bundle, lambda stream: network, all_passed)
-    return Segmenter(
-        bundle, Choice("tensorrt", BACKENDS["tensorrt"], "tensorrt: for this test", pipeline, NETWORK_FP16)
-    )
+    return Segmenter(bundle, Choice("tensorrt", BACKENDS["tensorrt"], "tensorrt: for this test", pipeline, FP16))
 
 
 def test_a_gpu_backend_is_compared_with_the_portable_model_on_the_cpu(
     quick_edge: None, bundle_copy: Path, tmp_path: Path, float16: Float16Network
 ) -> None:
-    set_limits(bundle_copy, NETWORK_FP16, LOOSE)
+    set_limits(bundle_copy, FP16, LOOSE)
     files = find_frames([write_data_set(tmp_path / "data", 2)])
     with on_a_gpu(Bundle.open(bundle_copy), float16) as segment:
         check = check_frames(segment, files)
@@ -155,7 +153,7 @@ def test_a_gpu_backend_that_differs_from_the_portable_model_fails(
 def test_a_change_against_the_truth_is_held_to_its_limit_where_there_are_frames_enough(
     quick_edge: None, bundle_copy: Path, tmp_path: Path, float16: Float16Network
 ) -> None:
-    set_limits(bundle_copy, NETWORK_FP16, {"worst_dice": 0.0, "mean_dice": 0.0, "dice_change": 0.001})
+    set_limits(bundle_copy, FP16, {"worst_dice": 0.0, "mean_dice": 0.0, "dice_change": 0.001})
     files = find_frames([write_data_set(tmp_path / "data", 18)])  # 8 with cells, the last one among them
     float16.spoil = lambda logits: logits.fill(-9)  # nothing is found any more
     with on_a_gpu(Bundle.open(bundle_copy), float16) as segment:
@@ -174,20 +172,20 @@ def test_a_change_against_the_truth_is_held_to_its_limit_where_there_are_frames_
 LIMITS = ParityLimits(worst_dice=0.9, mean_dice=0.99, dice_change=0.002)
 
 
-@pytest.mark.parametrize("in_eight_bits", [False, True])
-def test_frames_without_cells_dilute_neither_agreement_nor_change(in_eight_bits: bool) -> None:
-    judge = _Judge(LIMITS, "one", "another", in_eight_bits)
+@pytest.mark.parametrize("by_name_only", [False, True])
+def test_frames_without_cells_dilute_neither_agreement_nor_change(by_name_only: bool) -> None:
+    judge = _Judge(LIMITS, "one", "another", by_name_only)
     judge.agreement({"all": [0.995] * 8 + [1.0] * 12, "those with cells": [0.995] * 8})
     with pytest.raises(ParityError, match=r"mean 0\.980000 of 8 \(those with cells, limit 0\.99\)"):
         judge.agreement({"all": [0.98] * 8 + [1.0] * 12, "those with cells": [0.98] * 8})
     judge.change({"all": [-0.002] * 8 + [0.0] * 12, "those with cells": [-0.002] * 8})
     with pytest.raises(ParityError, match=r"by -0\.003000 over 8 frames \(those with cells\), limit 0\.002") as failure:
         judge.change({"all": [-0.003] * 8 + [0.0] * 12, "those with cells": [-0.003] * 8})
-    assert ("take float32, or export again with --calibrate" in str(failure.value)) is in_eight_bits
+    assert ("take float32, or export again with --calibrate" in str(failure.value)) is by_name_only
 
 
 def test_figures_that_are_no_numbers_do_not_pass() -> None:
-    judge = _Judge(LIMITS, "one", "another", in_eight_bits=False)
+    judge = _Judge(LIMITS, "one", "another", by_name_only=False)
     with pytest.raises(ParityError):
         judge.agreement({"all": [float("nan")]})
     with pytest.raises(ParityError):
@@ -202,4 +200,4 @@ def test_openvino_is_compared_with_another_engine_and_another_preprocessing(demo
         check = check_frames(segment, files)
     assert check.against == "model.onnx in ONNX Runtime on the CPU"
     assert check.agreement_worst_dice is not None
-    assert check.agreement_worst_dice >= segment.manifest.limits_of("model.onnx").worst_dice
+    assert check.agreement_worst_dice >= segment.manifest.limits_of("portable").worst_dice

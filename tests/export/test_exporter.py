@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from breastseg_deploy.bundle import MODEL, NETWORK_FP16, REPORT, Bundle
+from breastseg_deploy.artefacts import HalfPrecision, details_of
+from breastseg_deploy.bundle import FP16, MODEL, NETWORK_FP16, PORTABLE, REPORT, Bundle
 from breastseg_deploy.errors import ArgumentError, CheckpointError, OutputError, ParityError
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
@@ -53,14 +54,29 @@ def test_demo_bundle_holds_what_its_manifest_says_and_nothing_else(demo_bundle: 
 def test_manifest_records_what_was_exported_and_how_well(demo_manifest: Manifest) -> None:
     assert (demo_manifest.encoder, demo_manifest.precision) == ("efficientnet-b0", "fp16")
     assert demo_manifest.opset >= 18
-    assert [(p.artefact, p.engine) for p in demo_manifest.parity] == [
-        (MODEL, "ONNX Runtime"),
-        (NETWORK_FP16, "ONNX Runtime"),
+    assert [(one.role, one.files) for one in demo_manifest.artefacts] == [
+        (PORTABLE, (MODEL,)),
+        (FP16, (NETWORK_FP16,)),
     ]
-    assert all(p.frames == 10 and p.worst_dice >= p.limits.worst_dice for p in demo_manifest.parity)
-    assert demo_manifest.half is not None
-    assert 0 < demo_manifest.half.largest_activation < 65504
-    assert demo_manifest.half.fp32_islands
+    for artefact in demo_manifest.artefacts:
+        assert artefact.parity
+        assert all(one.frames == 10 and one.worst_dice >= one.limits.worst_dice for one in artefact.parity)
+        assert artefact.limits == artefact.parity[0].limits
+    (half,) = details_of(demo_manifest, FP16, HalfPrecision)
+    assert 0 < half.largest_activation < 65504
+    assert half.fp32_islands
+
+
+def test_the_manifest_says_what_goes_in_and_out(demo_manifest: Manifest) -> None:
+    sides = {one.role: (one.inputs, one.outputs) for one in demo_manifest.artefacts}
+    graphs = {PORTABLE: MODEL, FP16: NETWORK_FP16}
+    for role in graphs:
+        ((given,), (answer,)) = sides[role]
+        assert (answer.axes, answer.dtype) == ("NCHW", "float32")
+        assert given.axes == {PORTABLE: "NHWC", FP16: "NCHW"}[role]
+
+
+def test_the_manifest_names_versions_and_frames(demo_manifest: Manifest) -> None:
     assert {"torch", "onnx", "onnxruntime", "breastseg-deploy"} <= demo_manifest.built_with.keys()
     assert "phantom" in demo_manifest.parity_frames
 
@@ -104,7 +120,7 @@ def test_float32_export_holds_no_float16_network_and_force_replaces(small_checkp
     export_bundle(ExportSettings(str(small_checkpoint), place, precision="fp32", size_px=SIDE, force=True))
     manifest = Bundle.open(place).manifest
     assert NETWORK_FP16 not in manifest.files
-    assert manifest.half is None
+    assert manifest.artefact(FP16) is None
     assert left_behind(tmp_path) == ["b"]
     assert not (place / "old").exists()
 

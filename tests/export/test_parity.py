@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from breastseg_deploy.artefacts import HalfPrecision, IslandTrial
 from breastseg_deploy.errors import ParityError
-from breastseg_deploy.manifest import HalfPrecision, IslandTrial
-from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Artefact, ParityRun, check, compare, failures, stricter
+from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Compared, ParityRun, check, compare, failures, stricter
 from breastseg_export.report import difference, report_html, write_pictures
 from breastseg_export.runners import Engine
 from breastseg_export.samples import Sample, Samples
@@ -61,7 +61,7 @@ def not_finite(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def run_with(engine: Engine) -> ParityRun:
-    return compare(perfect, [Artefact("model", "engine", engine, FP16_LIMITS)], Discs(), 0.5)
+    return compare(perfect, [Compared("model", "engine", engine, FP16_LIMITS)], Discs(), 0.5)
 
 
 def test_an_identical_artefact_passes_with_perfect_figures() -> None:
@@ -221,7 +221,7 @@ def test_frames_without_a_single_cell_prove_nothing() -> None:
     def nothing(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.zeros(frame.shape[:2], np.float32)
 
-    run = compare(nothing, [Artefact("model", "engine", nothing, FP32_LIMITS)], Discs(), 0.5)
+    run = compare(nothing, [Compared("model", "engine", nothing, FP32_LIMITS)], Discs(), 0.5)
     assert run.summaries["model in engine"].worst_dice == 1
     with pytest.raises(ParityError, match="no frame holds a cell by the reference"):
         check(run.summaries)

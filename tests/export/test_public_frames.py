@@ -8,7 +8,8 @@ from shutil import copy
 
 import pytest
 
-from breastseg_deploy.bundle import NETWORK_FP16
+from breastseg_deploy.artefacts import HalfPrecision, details_of
+from breastseg_deploy.bundle import FP16
 from breastseg_deploy.io.images import find_frames
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.segmenter import Segmenter
@@ -49,7 +50,7 @@ def checked(exported: tuple[Manifest, Path, Path]) -> FrameCheck:
 def test_every_artefact_agrees_with_pytorch_on_the_public_test_frames(exported: tuple[Manifest, Path, Path]) -> None:
     manifest, _, _ = exported
     assert manifest.parity_frames == "17 frames from files, 17 with ground truth"
-    for parity in manifest.parity:
+    for parity in (one for artefact in manifest.artefacts for one in artefact.parity):
         assert (parity.frames, parity.frames_with_cells >= 6) == (17, True)
         assert parity.worst_dice >= parity.limits.worst_dice
         assert parity.dice_change is not None
@@ -59,9 +60,11 @@ def test_every_artefact_agrees_with_pytorch_on_the_public_test_frames(exported: 
 def test_no_layer_overflows_float16_on_the_public_test_frames(exported: tuple[Manifest, Path, Path]) -> None:
     """Values keep an eighth of float16's range; the answers with each value rounded are finite, and the right ones."""
     manifest = exported[0]
-    assert manifest.half is not None
-    assert manifest.half.largest_activation < SAFE_MAGNITUDE
-    (half,) = [parity for parity in manifest.parity if parity.artefact == NETWORK_FP16]
+    (details,) = details_of(manifest, FP16, HalfPrecision)
+    assert details.largest_activation < SAFE_MAGNITUDE
+    artefact = manifest.artefact(FP16)
+    assert artefact is not None
+    half = artefact.parity[0]
     assert half.largest_probability_error < 0.2  # an answer that is not finite counts as 1
     assert half.worst_dice >= 0.99
 
@@ -69,16 +72,14 @@ def test_no_layer_overflows_float16_on_the_public_test_frames(exported: tuple[Ma
 def test_plane_sums_that_overflow_float16_on_the_public_test_frames_are_islands(
     exported: tuple[Manifest, Path, Path],
 ) -> None:
-    half = exported[0].half
-    assert half is not None
+    (half,) = details_of(exported[0], FP16, HalfPrecision)
     assert half.necessary["plane sums over 8188"] >= 12  # measured: 12 pools sum beyond 65504 itself
 
 
 def test_the_set_that_the_search_found_on_the_hardest_frames_meets_the_limits_on_all(
     exported: tuple[Manifest, Path, Path],
 ) -> None:
-    half = exported[0].half
-    assert half is not None
+    (half,) = details_of(exported[0], FP16, HalfPrecision)
     (found,) = [trial for trial in half.search if trial.groups == half.groups]
     assert found.accepted
     assert found.float32_share < 0.1

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from breastseg_deploy.bundle import ENGINES, NETWORK_FP16
+from breastseg_deploy.artefacts import EngineEntry, HalfPrecision
+from breastseg_deploy.bundle import ENGINE, FP16, NETWORK_FP16
 from breastseg_deploy.engines.build import build_engine, target_capability
 from breastseg_deploy.engines.flavour import Flavour, flavour_named, load
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import EngineKey
 from breastseg_deploy.errors import ArgumentError, MachineError
 from breastseg_deploy.machine import Machine
-from breastseg_deploy.manifest import EngineEntry, Precision
+from breastseg_deploy.manifest import Precision
 from breastseg_deploy.nvidia import NoGpu
 from breastseg_deploy.progress import Progress
-from breastseg_deploy.storage import make_folder, write_whole
+from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, Made, Told, Work
+from breastseg_export.samples import Samples
 
 _NOT_RUN = "not run on a GPU by the export; the runtime tests it on the machine before it serves"
 
@@ -54,26 +55,64 @@ def engine_requests(
     )
 
 
-def write_engines(
-    folder: Path, islands: Sequence[str], requests: Sequence[EngineRequest], say: Callable[[str], None]
-) -> tuple[EngineEntry, ...]:
-    """Build the engines of a bundle that is being written, put them into it, and describe them for its manifest.
+class Engine:
+    """The format, once for each engine; see the module.
 
     Args:
-        folder: the bundle; its float16 network stands in it already.
-        islands: nodes of that network that compute in float32.
-        requests: what to build.
-        say: told about the steps.
-
-    Raises:
-        BackendError: a flavour refuses the network, or its build failed.
-        OutputError: an engine cannot be written.
+        request: what to build.
     """
-    if not requests:
-        return ()
-    make_folder(folder / ENGINES)
-    network = (folder / NETWORK_FP16).read_bytes()
-    return tuple(_write_engine(folder, network, islands, request, say) for request in requests)
+
+    after_parity = True
+
+    def __init__(self, request: EngineRequest) -> None:
+        self._request = request
+
+    def check(self, samples: Samples) -> None:
+        """Nothing that `engine_requests` has not looked at."""
+
+    def make(self, work: Work) -> Made:
+        """Build the engine of the float16 network that has passed.
+
+        Raises:
+            BackendError: the flavour refuses the network, or its build failed.
+        """
+        request, half = self._request, work.done[FP16]
+        network = half.made.files[NETWORK_FP16]()
+        assert isinstance(half.told.details, HalfPrecision)
+        with Progress(f"building the engine for {request.compute_capability}"):
+            built = build_engine(network, request, half.told.details.fp32_islands, work.say)
+        key = EngineKey.of_request(hashlib.sha256(network).hexdigest(), request)
+        entry = EngineEntry(
+            file=key.bundle_file,
+            flavour=request.flavour.name,
+            version=key.version,
+            compute_capability=request.compute_capability,
+            precision=request.precision,
+            min_batch=request.min_batch,
+            opt_batch=request.opt_batch,
+            max_batch=request.max_batch,
+            network_sha256=key.network_sha256,
+            layer_types=built.type_histogram,
+            build_seconds=built.seconds,
+            verified=False,
+            verification=_NOT_RUN,
+        )
+        told = Told(entry, engine_facts(entry))
+        return Made(ENGINE, {key.bundle_file: lambda: built.plan}, (TENSOR_SPEC,), (LOGITS_SPEC,), tell=lambda _: told)
+
+
+def engine_facts(entry: EngineEntry) -> Sequence[tuple[str, str]]:
+    """What report and `breastseg inspect` say of an engine."""
+    convolutions = ", ".join(f"{n} {kind}" for kind, n in entry.layer_types.get("CONVOLUTION", {}).items())
+    return (
+        (
+            "engine",
+            f"{entry.flavour} {entry.version}, compute capability {entry.compute_capability}, {entry.precision}",
+        ),
+        ("batches", f"{entry.min_batch} to {entry.max_batch}"),
+        ("convolutions", convolutions),
+        ("parity", f"{'measured' if entry.verified else 'not verified'}: {entry.verification}"),
+    )
 
 
 def _requests_of(flavour: Flavour, capabilities: list[str], machine: Machine) -> list[EngineRequest]:
@@ -99,28 +138,4 @@ def _own_gpu(flavour: Flavour, machine: Machine) -> str:
     raise MachineError(
         f"{flavour.title} builds on the GPU that will run the engine: {found.reason}; export on the scanner's machine, "
         "or take --target tensorrt-rtx --compute-capability 8.6, which needs no GPU"
-    )
-
-
-def _write_engine(
-    folder: Path, network: bytes, islands: Sequence[str], request: EngineRequest, say: Callable[[str], None]
-) -> EngineEntry:
-    with Progress(f"building an engine for compute capability {request.compute_capability}"):
-        built = build_engine(network, request, islands, say)
-    key = EngineKey.of_request(hashlib.sha256(network).hexdigest(), request)
-    write_whole(folder / key.bundle_file, built.plan)
-    return EngineEntry(
-        file=key.bundle_file,
-        flavour=request.flavour.name,
-        version=key.version,
-        compute_capability=request.compute_capability,
-        precision=request.precision,
-        min_batch=request.min_batch,
-        opt_batch=request.opt_batch,
-        max_batch=request.max_batch,
-        network_sha256=key.network_sha256,
-        layer_types=built.type_histogram,
-        build_seconds=built.seconds,
-        verified=False,
-        verification=_NOT_RUN,
     )

@@ -10,15 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, TENSOR
+from breastseg_deploy.bundle import GATE, GATE_DECODER, GATE_ENCODER, TENSOR
 from breastseg_deploy.errors import ArgumentError, ParityError
 from breastseg_deploy.gate import FEATURES, LEAST_CHANCE, SCORE, Gate
+from breastseg_deploy.manifest import TensorSpec
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.progress import Progress
+from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, Made, Told, Work
 from breastseg_export.graph import LOGITS, behind_sigmoid, export_graph
-from breastseg_export.parity import ParityRun
+from breastseg_export.parity import FP32_LIMITS, Compared, ParityRun, stricter
 from breastseg_export.runners import Engine, session
-from breastseg_export.samples import Sample
+from breastseg_export.samples import Sample, Samples
 from breastseg_train.network.model import SegmentationModel
 from breastseg_train.run.gate import FittedGate
 
@@ -50,6 +53,46 @@ class _Decoder(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, fifth: Tensor) -> Tensor:
         return self.model.decode([first, second, third, fourth, fifth])
+
+
+class GateHalves:
+    """The format; see the module.
+
+    Args:
+        fitted: the checkpoint's gate.
+        size_px: (H, W) of the export.
+    """
+
+    after_parity = False
+
+    def __init__(self, fitted: FittedGate, size_px: tuple[int, int]) -> None:
+        self._fitted, self._size_px = fitted, size_px
+
+    def check(self, samples: Samples) -> None:
+        """See `check_gate_size`."""
+        check_gate_size(self._fitted, self._size_px)
+
+    def make(self, work: Work) -> Made:
+        """Both halves; their scores are held to the reference's after parity, on the same frames."""
+        model = work.checkpoint.model
+        with Progress("tracing the halves of the gate"):
+            graphs = gated_graphs(model, self._fitted, work.size_px)
+        segment, score = gated_in_onnxruntime(graphs, work.gabor)
+
+        def tell(run: ParityRun) -> Told:
+            with Progress("gate", len(work.samples), "frames") as progress:
+                reference = reference_scores(model, self._fitted)
+                gate = measured_gate(self._fitted, reference, score, work.samples, run, progress.update)
+            return Told(gate, gate_facts(gate))
+
+        return Made(
+            GATE,
+            {name: graphs[name].SerializeToString for name in (GATE_DECODER, GATE_ENCODER)},
+            (TENSOR_SPEC,),
+            (PROBABILITY_SPEC, TensorSpec(name=SCORE, axes="N", dtype="float32")),
+            (Compared(GATE_DECODER, "ONNX Runtime", segment, stricter(FP32_LIMITS, work.settings.min_dice)),),
+            tell,
+        )
 
 
 def check_gate_size(fitted: FittedGate, size_px: tuple[int, int]) -> None:
@@ -151,8 +194,8 @@ def measured_gate(
     )
 
 
-def gate_rows(gate: Gate) -> Sequence[tuple[str, str]]:
-    """Rows of the report's table of settings."""
+def gate_facts(gate: Gate) -> Sequence[tuple[str, str]]:
+    """What report and `breastseg inspect` say of it."""
     return (
         ("empty-frame gate", f"off unless asked for; {gate.promise}"),
         (

@@ -22,18 +22,21 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from breastseg_deploy.artefacts import Int8Precision
 from breastseg_deploy.backends.openvino import compiled_request, load_openvino, openvino_border, without_telemetry
-from breastseg_deploy.bundle import INT8_NETWORK, TENSOR
+from breastseg_deploy.bundle import INT8, INT8_NETWORK, INT8_WEIGHTS, TENSOR
 from breastseg_deploy.errors import ArgumentError, BackendError, BreastsegError
 from breastseg_deploy.extras import require
-from breastseg_deploy.manifest import Int8Precision
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.progress import Progress
 from breastseg_deploy.verify import LEAST_JUDGED
+from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, Made, Told, Work
 from breastseg_export.graph import behind_sigmoid
-from breastseg_export.parity import ParityRun
+from breastseg_export.parity import INT8_LIMITS, Compared, stricter
 from breastseg_export.runners import Engine
 from breastseg_export.samples import Sample, Samples
+from breastseg_export.settings import ExportSettings
 
 LEAST_CALIBRATION_FRAMES = 32
 """With 8 the worst mask of 73 other frames was 0.90, with 32 and more 0.986 and over (docs/LOG.md)."""
@@ -60,17 +63,68 @@ class QuantisedNetwork:
     calibration: str
     method: str
 
-    def details(self, run: ParityRun) -> Int8Precision:
-        """What the manifest says of it, given its parity."""
-        (title,) = (title for title, summary in run.summaries.items() if summary.artefact == INT8_NETWORK)
-        came_out = {frame.name: frame.dice for frame in run.figures[title]}
+    def details(self) -> Int8Precision:
+        """What the manifest says of it."""
         return Int8Precision(
-            quantised=self.quantised,
-            float32=self.float32,
-            calibration=self.calibration,
-            method=self.method,
-            golden_dice=tuple(came_out[golden.name] for golden in run.goldens),
+            quantised=self.quantised, float32=self.float32, calibration=self.calibration, method=self.method
         )
+
+
+class Int8:
+    """The format; see the module.
+
+    Args:
+        calibration: frames that ranges are measured on.
+    """
+
+    after_parity = False
+
+    def __init__(self, calibration: Samples) -> None:
+        self._calibration = calibration
+
+    def check(self, samples: Samples) -> None:
+        """See `check_int8_frames`."""
+        with Progress("comparing the frames of --frames and --calibrate"):
+            check_int8_frames(self._calibration, samples)
+
+    def make(self, work: Work) -> Made:
+        """See `quantised_network`."""
+        work.say(f"quantising to INT8, ranges measured on {len(self._calibration)} frames")
+        with Progress("quantising"):
+            network = quantised_network(work.network, work.gabor, work.size_px, self._calibration)
+        limits = stricter(INT8_LIMITS, work.settings.min_dice)
+        facts = (
+            ("INT8", f"{len(network.quantised)} convolutions, {len(network.float32)} left in float32; by name only"),
+            ("INT8 by", network.method),
+            ("INT8 calibrated on", network.calibration),
+        )
+        return Made(
+            INT8,
+            {INT8_NETWORK: lambda: network.xml, INT8_WEIGHTS: lambda: network.weights},
+            (TENSOR_SPEC,),
+            (PROBABILITY_SPEC,),
+            (Compared(INT8_NETWORK, "OpenVINO", int8_in_openvino(network, work.gabor), limits),),
+            lambda _: Told(network.details(), facts, packages=("openvino", "nncf")),
+            holds_goldens=True,
+        )
+
+
+def calibration_samples(settings: ExportSettings) -> Samples | None:
+    """The frames to calibrate INT8 on; None where it was not asked for.
+
+    Raises:
+        ArgumentError: INT8 without frames, or the other way round.
+        MachineError: openvino or nncf is not installed.
+    """
+    if (settings.precision == "int8") != (settings.calibrate is not None):
+        raise ArgumentError(
+            "--precision int8 and --calibrate DIR belong together: ranges are measured on frames of your own; "
+            f"got --precision {settings.precision} and {'no ' if settings.calibrate is None else ''}--calibrate"
+        )
+    if settings.calibrate is None:
+        return None
+    check_nncf()
+    return Samples(settings.calibrate, (settings.size_px, settings.size_px), settings.bit_depth)
 
 
 def check_int8_frames(calibration: Samples, samples: Samples) -> None:
@@ -172,15 +226,6 @@ def int8_in_openvino(network: QuantisedNetwork, gabor: GaborParameters) -> Engin
             return np.array(request.infer({0: network_input(frame[np.newaxis], gabor)})[0][0, 0], np.float32)
 
     return run
-
-
-def int8_rows(int8: Int8Precision) -> Sequence[tuple[str, str]]:
-    """Rows of the report's table of settings."""
-    return (
-        ("INT8", f"{len(int8.quantised)} convolutions, {len(int8.float32)} left in float32; served only by name"),
-        ("INT8 by", int8.method),
-        ("INT8 calibrated on", int8.calibration),
-    )
 
 
 def _is_chosen(weight: str, shape: tuple[int, ...]) -> bool:

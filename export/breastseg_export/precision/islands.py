@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from breastseg_deploy.manifest import HalfPrecision, IslandTrial, Parity, ParityLimits
+from breastseg_deploy.artefacts import HalfPrecision, IslandTrial
+from breastseg_deploy.manifest import Parity, ParityLimits
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_export.parity import failures, frame_parity, summary
@@ -220,7 +221,7 @@ class IslandSearch:
         for frame in self._frames:
             found = probability(self._mixed.logits(frame.tensor, groups))
             figures.append(frame_parity(frame.sample, frame.expected, found, self._threshold))
-        return summary("network", "trial", self._limits, figures)
+        return summary("trial", self._limits, figures)
 
 
 def described(search: IslandSearch, groups: Groups, watch: Watch, necessary: Mapping[str, str]) -> HalfPrecision:

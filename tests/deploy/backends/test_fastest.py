@@ -18,7 +18,7 @@ from breastseg_deploy.backends import select
 from breastseg_deploy.backends.fastest import ROUNDS, Clock
 from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.backends.select import Choice
-from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.bundle import MODEL, PORTABLE, Bundle
 from breastseg_deploy.errors import BreastsegError
 from breastseg_deploy.inference import Inference
 from breastseg_deploy.machine import Processor
@@ -116,7 +116,7 @@ def test_the_faster_one_serves_and_the_figures_are_told(two: TwoBackends, bundle
     found = two.choose(bundle)
     why = "openvino: 0.71 s a frame against 1.12 s by onnxruntime, measured on this machine on 2026-11-23"
     assert (found.name, found.reason) == ("openvino", why + PASSED_OVER)
-    assert (found.artefact, found.fell_back) == (MODEL, False)
+    assert (found.artefact, found.fell_back) == (PORTABLE, False)
 
 
 @pytest.mark.parametrize(("openvino", "winner"), [(1.13, "onnxruntime"), (1.11, "openvino")])

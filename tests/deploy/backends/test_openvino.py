@@ -17,13 +17,13 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
+from surgery import alter_golden, artefact, edit_manifest, put_constant_model, put_sealed
 
 from breastseg_deploy import BackendError, Machine, MachineError, ParityError, Segmenter
 from breastseg_deploy.backends.onnxruntime import OnnxRuntimeCpu
 from breastseg_deploy.backends.openvino import SETTINGS, OpenVinoCpu, check_openvino, load_openvino, open_openvino
 from breastseg_deploy.backends.select import choose
-from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.bundle import MODEL, PORTABLE, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.machine import Processor
 from breastseg_deploy.metrics import dice
@@ -72,7 +72,7 @@ def test_masks_are_those_of_onnxruntime_within_the_float32_limits(
 ) -> None:
     ours = openvino.infer(frames).checked(frames.shape[:3], "openvino")
     theirs = OnnxRuntimeCpu(bundle).infer(frames).probability
-    threshold, limits = bundle.manifest.threshold, bundle.manifest.limits_of(MODEL)
+    threshold, limits = bundle.manifest.threshold, bundle.manifest.limits_of(PORTABLE)
     figures = [dice(a >= threshold, b >= threshold) for a, b in zip(ours, theirs, strict=True)]
     assert theirs.max() > threshold  # there is something to agree on
     assert min(figures) >= limits.worst_dice
@@ -133,7 +133,7 @@ def test_opening_leaves_the_callers_rounding_as_it_was(openvino: OpenVinoCpu, fr
 def test_segmenter_serves_by_it_and_closes(bundle: Bundle, frames: NDArray[np.uint8]) -> None:
     with Segmenter.open(bundle.path, "openvino") as segment:
         results = segment.batch(frames)
-        assert (results[0].backend, segment.artefact) == ("openvino", MODEL)
+        assert (results[0].backend, segment.artefact) == ("openvino", PORTABLE)
         assert segment.backend_reason == "openvino: asked for by name"
         assert [result.mask.shape for result in results] == [(SIDE, SIDE)] * len(frames)
         assert len(segment.self_test()) == len(bundle.manifest.goldens)
@@ -162,7 +162,7 @@ def test_goldens_run_again_for_other_limits(
     bundle: Bundle, bundle_copy: Path, machine: Machine, self_tests: Callable[[], int]
 ) -> None:
     open_openvino(bundle, machine).close()
-    edit_manifest(bundle_copy, lambda raw: raw["parity"][0]["limits"].update(worst_dice=0.9998))
+    edit_manifest(bundle_copy, lambda raw: artefact(raw, PORTABLE)["limits"].update(worst_dice=0.9998))
     open_openvino(Bundle.open(bundle_copy), machine).close()
     assert self_tests() == 2
 
@@ -231,7 +231,9 @@ def test_a_model_without_the_tensors_name_is_refused(bundle_copy: Path) -> None:
 
 def test_a_model_that_is_no_onnx_is_refused_in_one_line(bundle_copy: Path) -> None:
     put_sealed(bundle_copy, MODEL, b"no model")
-    with pytest.raises(BackendError, match=r"^OpenVINO cannot load .*model.onnx: .*; try another version") as failure:
+    with pytest.raises(
+        BackendError, match=r"^OpenVINO cannot load the portable artefact of .*; try another version"
+    ) as failure:
         OpenVinoCpu(Bundle.open(bundle_copy))
     assert "\n" not in str(failure.value)
 

@@ -13,11 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from breastseg_deploy import BackendError, BreastsegError, BundleError, Machine, MachineError, ParityError, Segmenter
+from breastseg_deploy.artefacts import EngineEntry
 from breastseg_deploy.backends.registry import BACKENDS, BackendRecord
 from breastseg_deploy.backends.select import AUTO, Choice, choose
-from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import ENGINE, FP16, PORTABLE, Bundle
 from breastseg_deploy.inference import Backend, Inference
-from breastseg_deploy.manifest import EngineEntry
+from breastseg_deploy.manifest import Artefact
 from breastseg_deploy.nvidia import Gpu, NoGpu
 
 GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
@@ -76,19 +77,29 @@ def with_engines(bundle: Bundle) -> Bundle:
         min_batch=1, opt_batch=1, max_batch=8, network_sha256="0" * 64, layer_types={}, build_seconds=1,
         verified=False, verification="not here",
     )  # fmt: skip
-    return Bundle(bundle.path, bundle.manifest.model_copy(update={"engines": (entry,)}))
+    engine = Artefact(
+        role=ENGINE,
+        files=(entry.file,),
+        inputs=(),
+        outputs=(),
+        limits=None,
+        parity=(),
+        details=entry.model_dump(mode="json"),
+    )
+    artefacts = (*bundle.manifest.artefacts, engine)
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"artefacts": artefacts}))
 
 
 def without_float16(bundle: Bundle) -> Bundle:
-    files = {name: entry for name, entry in bundle.manifest.files.items() if name != NETWORK_FP16}
-    return Bundle(bundle.path, bundle.manifest.model_copy(update={"files": files, "precision": "fp32"}))
+    artefacts = tuple(artefact for artefact in bundle.manifest.artefacts if artefact.role != FP16)
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"artefacts": artefacts, "precision": "fp32"}))
 
 
 def test_preference_is_tensorrt_then_rtx_then_onnxruntime_on_cuda_then_cpu() -> None:
     by_itself = {name: record for name, record in BACKENDS.items() if not record.by_name_only}
     assert list(by_itself) == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
     assert [record.on_gpu for record in by_itself.values()] == [True, True, True, False, False]
-    assert [record.artefact for record in by_itself.values()] == [NETWORK_FP16] * 3 + [MODEL] * 2
+    assert [record.artefact for record in by_itself.values()] == [FP16] * 3 + [PORTABLE] * 2
     assert BACKENDS.keys() - by_itself.keys() == {"openvino-int8"}
 
 
@@ -96,7 +107,7 @@ def test_auto_takes_the_first_and_says_that_it_is_preferred(bundle: Bundle) -> N
     select = on(GPU)
     found = select(bundle)
     assert (found.name, found.reason) == ("tensorrt", "tensorrt: preferred, and works here")
-    assert (found.artefact, found.fell_back) == (NETWORK_FP16, False)
+    assert (found.artefact, found.fell_back) == (FP16, False)
 
 
 def test_auto_says_why_each_preferred_one_was_passed_over(bundle: Bundle) -> None:
@@ -119,7 +130,7 @@ def test_backends_with_the_same_reason_are_named_together(bundle: Bundle) -> Non
         "tensorrt, tensorrt-rtx, onnxruntime-cuda (no NVIDIA driver on this machine); "
         "openvino (openvino is needed here and not installed: pip install it)"
     )
-    assert (found.artefact, found.fell_back) == (MODEL, False)
+    assert (found.artefact, found.fell_back) == (PORTABLE, False)
 
 
 def test_a_machine_without_gpu_is_served_by_the_cpu_also_with_strict(bundle: Bundle) -> None:
@@ -178,7 +189,7 @@ def test_a_bundle_without_float16_network_is_served_by_the_cpu(bundle: Bundle) -
     select = on(GPU)
     found = select(without_float16(bundle))
     assert found.name == "onnxruntime"
-    assert "(the bundle holds no network.fp16.onnx (it was exported with --precision fp32))" in found.reason
+    assert "(the bundle holds no fp16 artefact (it was exported with --precision fp32))" in found.reason
     with pytest.raises(BackendError, match="the CPU may not serve"):
         select(without_float16(bundle), strict=True)
 
@@ -217,7 +228,7 @@ def test_a_backend_asked_for_by_name_serves_whatever_is_preferred(bundle: Bundle
     select = on(GPU)
     found = select(bundle, "onnxruntime", strict=True)
     assert (found.name, found.reason) == ("onnxruntime", "onnxruntime: asked for by name")
-    assert (found.artefact, found.fell_back) == (MODEL, False)
+    assert (found.artefact, found.fell_back) == (PORTABLE, False)
 
 
 def test_unknown_backend_is_refused_with_those_that_exist(bundle: Bundle) -> None:
@@ -226,7 +237,7 @@ def test_unknown_backend_is_refused_with_those_that_exist(bundle: Bundle) -> Non
 
 
 def test_a_new_backend_is_one_line_of_the_table(bundle: Bundle) -> None:
-    other = BackendRecord(lambda _: "here", lambda *_: Serving(), artefact=MODEL, extras="gpu", on_gpu=True)
+    other = BackendRecord(lambda _: "here", lambda *_: Serving(), artefact=PORTABLE, extras="gpu", on_gpu=True)
     assert choose(bundle, AUTO, backends={"other": other, **BACKENDS}).name == "other"
 
 

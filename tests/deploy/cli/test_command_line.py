@@ -24,10 +24,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from stub_driver import drivers
-from surgery import alter_golden, edit_manifest, put_constant_model
+from surgery import alter_golden, artefact, edit_manifest, put_constant_model
 
 from breastseg_deploy.backends.registry import BACKENDS
-from breastseg_deploy.bundle import MODEL, NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import FP16, MODEL, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.io.images import read_frame
 from breastseg_deploy.phantom import phantom_frame
@@ -593,9 +593,7 @@ def test_verify_measures_frames_with_ground_truth(
     bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loose = {"worst_dice": 0.5, "mean_dice": 0.5, "dice_change": 1.0}  # the limits are tested in test_verification
-    edit_manifest(
-        bundle_copy, lambda raw: [p.update(limits=loose) for p in raw["parity"] if p["artefact"] == NETWORK_FP16]
-    )
+    edit_manifest(bundle_copy, lambda raw: artefact(raw, FP16).update(limits=loose))
     for number in range(2):
         phantom = phantom_frame(number, (SIDE, SIDE))
         saved(tmp_path / "data" / "images" / f"{number}.png", phantom.frame)
@@ -636,7 +634,7 @@ def test_verify_ends_with_3_where_the_engine_does_not_reproduce_the_reference(
     assert run("verify", bundle_copy, "--json") == 3
     said = capsys.readouterr()
     assert json_on_stdout(said.out)["kind"] == "ParityError"
-    assert "do not use its model.onnx on this machine" in said.err
+    assert "do not use its portable artefact on this machine" in said.err
     assert "is verified" not in said.out
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from small_network import ISLANDS, half_network
 
-from breastseg_deploy.bundle import MANIFEST, NETWORK_FP16, Bundle
+from breastseg_deploy.artefacts import HalfPrecision
+from breastseg_deploy.bundle import FP16, MANIFEST, NETWORK_FP16, Bundle
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from breastseg_deploy.machine import CACHE_VARIABLE
-from breastseg_deploy.manifest import FileEntry, FrameContract, GaborBank, HalfPrecision, Manifest, Normalisation
+from breastseg_deploy.manifest import Artefact, FileEntry, FrameContract, GaborBank, Manifest, Normalisation
 from breastseg_deploy.preprocess.gabor import GaborParameters, bank_sha256
 
 
@@ -32,6 +33,8 @@ def bundle(tmp_path: Path) -> Bundle:
     (folder / NETWORK_FP16).write_bytes(content)
     gabor = GaborParameters()
     bank = {name: getattr(gabor, name) for name in gabor.__dataclass_fields__}
+    half = HalfPrecision(fp32_islands=ISLANDS, largest_activation=1.0, largest_activation_layer="stem")
+    entry = FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     manifest = Manifest(
         name="tiny",
         encoder="none",
@@ -42,11 +45,20 @@ def bundle(tmp_path: Path) -> Bundle:
         threshold=0.5,
         precision="fp16",
         opset=20,
-        half=HalfPrecision(fp32_islands=ISLANDS, largest_activation=1.0, largest_activation_layer="stem"),
-        parity=(),
+        artefacts=(
+            Artefact(
+                role=FP16,
+                files=(NETWORK_FP16,),
+                inputs=(),
+                outputs=(),
+                limits=None,
+                parity=(),
+                details=half.model_dump(mode="json"),
+            ),
+        ),
         parity_frames="none",
         goldens=("goldens/none.npz",),
-        files={NETWORK_FP16: FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())},
+        files={NETWORK_FP16: entry, "goldens/none.npz": entry},
         built_with={},
         built_at="2026-11-23T00:00:00+00:00",
         licence="none",

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from breastseg_deploy.bundle import ENGINES, NETWORK_FP16, Bundle
+from breastseg_deploy.artefacts import EngineEntry
+from breastseg_deploy.bundle import ENGINE, ENGINES, NETWORK_FP16, Bundle
 from breastseg_deploy.engines.build import BuiltEngine
 from breastseg_deploy.engines.flavour import FLAVOURS
 from breastseg_deploy.engines.request import EngineRequest
@@ -24,7 +25,7 @@ from breastseg_deploy.engines.store import Engine, EngineKey
 from breastseg_deploy.engines.store import obtain_engine as obtain_engine_on
 from breastseg_deploy.errors import BackendError, BundleError, MachineError, OutputError
 from breastseg_deploy.machine import Machine
-from breastseg_deploy.manifest import EngineEntry, FileEntry
+from breastseg_deploy.manifest import Artefact, FileEntry
 from breastseg_deploy.verdicts import PrivateFolder
 
 rtx = pytest.importorskip(
@@ -71,7 +72,16 @@ def ship(bundle: Bundle, plan: bytes, **change: str) -> Bundle:
     (bundle.path / entry.file).write_bytes(plan)
     file = FileEntry(bytes=len(plan), sha256=hashlib.sha256(plan).hexdigest())
     files = {**bundle.manifest.files, entry.file: file}
-    manifest = bundle.manifest.model_copy(update={"engines": (*bundle.manifest.engines, entry), "files": files})
+    engine = Artefact(
+        role=ENGINE,
+        files=(entry.file,),
+        inputs=(),
+        outputs=(),
+        limits=None,
+        parity=(),
+        details=entry.model_dump(mode="json"),
+    )
+    manifest = bundle.manifest.model_copy(update={"artefacts": (*bundle.manifest.artefacts, engine), "files": files})
     return Bundle(bundle.path, manifest)
 
 
@@ -174,13 +184,13 @@ def test_a_stale_or_foreign_engine_is_named_and_one_is_built(
 
 def test_an_altered_engine_of_the_bundle_is_refused(bundle: Bundle) -> None:
     shipped = ship(bundle, b"shipped")
-    (bundle.path / shipped.manifest.engines[0].file).write_bytes(b"altered")
+    (bundle.path / shipped.manifest.artefacts_of(ENGINE)[0].files[0]).write_bytes(b"altered")
     said = refusal(lambda: obtain_engine(shipped, REQUEST, build=never), BundleError)
     assert "was altered: its SHA-256 is not the one in the manifest" in said
 
 
 def test_a_bundle_without_the_float16_network_is_refused(bundle: Bundle) -> None:
-    manifest = bundle.manifest.model_copy(update={"files": {}, "half": None, "precision": "fp32"})
+    manifest = bundle.manifest.model_copy(update={"files": {}, "artefacts": (), "precision": "fp32"})
     said = refusal(lambda: obtain_engine(Bundle(bundle.path, manifest), REQUEST, build=never), BundleError)
     assert said.endswith(f"holds no {NETWORK_FP16}, and engines are made of it; export it again with --precision fp16")
 

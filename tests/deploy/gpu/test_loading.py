@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from host_network import FRAMES, Float16Network
-from surgery import edit_manifest
+from surgery import artefact, edit_manifest
 
 from breastseg_deploy import BackendError, BundleError, Machine, MachineError, ParityError, Segmenter
 from breastseg_deploy.backends.select import choose
-from breastseg_deploy.bundle import NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import FP16, NETWORK_FP16, Bundle
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import Engine, EngineKey, Origin
 from breastseg_deploy.gpu.loading import check_tensorrt, open_onnxruntime_cuda, open_tensorrt
@@ -128,16 +128,14 @@ def test_goldens_run_once_for_each_batch_size(rtx: WithRtx, bundle: Bundle) -> N
 def test_goldens_run_again_for_stricter_limits(rtx: WithRtx, bundle: Bundle, bundle_copy: Path) -> None:
     opened_runs(rtx, bundle)
     limits = {"worst_dice": 0.995, "mean_dice": 0.999, "dice_change": 0.001}
-    edit_manifest(
-        bundle_copy, lambda raw: [p.update(limits=limits) for p in raw["parity"] if p["artefact"] == NETWORK_FP16]
-    )
+    edit_manifest(bundle_copy, lambda raw: artefact(raw, FP16).update(limits=limits))
     assert len(opened_runs(rtx, Bundle.open(bundle_copy))) > 2
 
 
 def test_an_engine_that_fails_its_goldens_serves_neither_now_nor_later(rtx: WithRtx, bundle: Bundle) -> None:
     rtx.network.spoil = lambda logits: logits.fill(-9)
     for _ in range(2):
-        with pytest.raises(ParityError, match=r"do not use its network\.fp16\.onnx on this machine"):
+        with pytest.raises(ParityError, match=r"do not use its fp16 artefact on this machine"):
             rtx.open(bundle)
     rtx.network.spoil = lambda logits: None
     assert len(opened_runs(rtx, bundle)) > 2

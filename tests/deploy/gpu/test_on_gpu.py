@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy import BackendError, MachineError, Segmenter
 from breastseg_deploy.backends.registry import BACKENDS as RECORDS
-from breastseg_deploy.bundle import NETWORK_FP16
+from breastseg_deploy.bundle import FP16
 from breastseg_deploy.io.images import find_frames, png_bytes
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.verify import check_frames
@@ -50,7 +50,7 @@ def expected(demo_bundle: Path) -> NDArray[np.float32]:
 
 def test_masks_are_those_of_the_cpu_backend(segment: Segmenter, expected: NDArray[np.float32]) -> None:
     """0.01 is ten times the float16 network's own error on these frames; the mask's limit is the export's."""
-    threshold, limit = segment.manifest.threshold, segment.manifest.limits_of(NETWORK_FP16).worst_dice
+    threshold, limit = segment.manifest.threshold, segment.manifest.limits_of(FP16).worst_dice
     for frame, wanted in zip(FRAMES, expected, strict=True):
         answer = segment(frame)
         assert np.abs(answer.probability - wanted).max() < 0.01

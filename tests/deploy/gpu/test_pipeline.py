@@ -37,7 +37,7 @@ from breastseg_deploy import BackendError, FrameError, ParityError, Segmenter
 from breastseg_deploy.backends.onnxruntime import OnnxRuntimeCpu
 from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.backends.select import Choice
-from breastseg_deploy.bundle import NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.errors import BreastsegError
 from breastseg_deploy.gpu.graph import BoundNetwork
 from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline, SelfTest
@@ -53,7 +53,7 @@ def pipeline(bundle: Bundle, network: HostNetwork, quick_edge: None) -> Iterator
 
 
 def segmenter(bundle: Bundle, pipeline: GpuPipeline) -> Segmenter:
-    return Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, NETWORK_FP16))
+    return Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, FP16))
 
 
 # masks
@@ -67,7 +67,7 @@ def test_frames_through_kernels_and_float16_network_give_the_masks_of_the_cpu_ba
     assert answer.mask is not None
     for mask, probability, wanted in zip(answer.mask, answer.probability, reference, strict=True):
         assert np.abs(probability - wanted).max() < 0.01
-        assert dice(mask, wanted >= bundle.manifest.threshold) >= bundle.manifest.limits_of(NETWORK_FP16).worst_dice
+        assert dice(mask, wanted >= bundle.manifest.threshold) >= bundle.manifest.limits_of(FP16).worst_dice
     np.testing.assert_array_equal(answer.mask, answer.probability >= np.float32(bundle.manifest.threshold))
     assert {kernel for kernel, _ in cupy_on_cpu.launches} == {"edge_tensor", "logits_to_mask"}
 
@@ -730,12 +730,12 @@ def test_a_batch_size_that_does_not_reproduce_the_goldens_never_serves(
 
 
 def test_the_limit_is_the_float16_networks(quick_edge: None, bundle: Bundle, float16: Float16Network) -> None:
-    limits = bundle.manifest.limits_of(NETWORK_FP16).model_copy(update={"worst_dice": 1.01})
-    parity = tuple(
-        entry.model_copy(update={"limits": limits}) if entry.artefact == NETWORK_FP16 else entry
-        for entry in bundle.manifest.parity
+    limits = bundle.manifest.limits_of(FP16).model_copy(update={"worst_dice": 1.01})
+    artefacts = tuple(
+        artefact.model_copy(update={"limits": limits}) if artefact.role == FP16 else artefact
+        for artefact in bundle.manifest.artefacts
     )
-    strict = replace(bundle, manifest=bundle.manifest.model_copy(update={"parity": parity}))
+    strict = replace(bundle, manifest=bundle.manifest.model_copy(update={"artefacts": artefacts}))
     with pytest.raises(ParityError, match=r"the limit is 1.01"):
         open_pipeline(strict, float16, Recorded())
 

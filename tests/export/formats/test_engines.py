@@ -12,7 +12,8 @@ import onnx
 import pytest
 import torch
 
-from breastseg_deploy.bundle import NETWORK_FP16, Bundle
+from breastseg_deploy.artefacts import EngineEntry, details_of
+from breastseg_deploy.bundle import ENGINE, NETWORK_FP16, Bundle
 from breastseg_deploy.cli.main import main as breastseg
 from breastseg_deploy.engines.build import build_engine
 from breastseg_deploy.engines.flavour import FLAVOURS
@@ -104,9 +105,10 @@ def test_the_b7_network_without_its_islands_is_refused(b7: tuple[bytes, tuple[st
 @needs_rtx
 def test_the_bundle_holds_the_engines_that_its_manifest_names(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    version = opened.manifest.engines[0].version
+    engines = details_of(opened.manifest, ENGINE, EngineEntry)
+    version = engines[0].version
     names = [f"engines/tensorrt-rtx-{version}-sm{sm}-fp16-b1-8.plan" for sm in (86, 89)]
-    assert [engine.file for engine in opened.manifest.engines] == names
+    assert [engine.file for engine in engines] == names
     assert sorted(f"engines/{path.name}" for path in (bundle / "engines").iterdir()) == names
     assert set(names) <= opened.manifest.files.keys()
 
@@ -114,7 +116,7 @@ def test_the_bundle_holds_the_engines_that_its_manifest_names(bundle: Path) -> N
 @needs_rtx
 def test_the_manifest_says_what_an_engine_is_and_that_it_was_not_run(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    engine = opened.manifest.engines[0]
+    engine = details_of(opened.manifest, ENGINE, EngineEntry)[0]
     assert (engine.flavour, engine.compute_capability, engine.precision) == ("tensorrt-rtx", "8.6", "fp16")
     assert (engine.min_batch, engine.opt_batch, engine.max_batch) == (1, 1, 8)
     assert engine.network_sha256 == hashlib.sha256(opened.read(NETWORK_FP16)).hexdigest()
@@ -130,8 +132,9 @@ def test_the_runtime_finds_the_exported_engine(bundle: Path, tmp_path: Path, mon
     opened = Bundle.open(bundle)
     engine = obtain_engine(opened, EngineRequest(RTX, "8.9"), Machine())
     assert engine.origin == "bundle"
-    assert engine.key == EngineKey.of_entry(opened.manifest.engines[1])
-    assert engine.sha256 == opened.manifest.files[opened.manifest.engines[1].file].sha256
+    entry = details_of(opened.manifest, ENGINE, EngineEntry)[1]
+    assert engine.key == EngineKey.of_entry(entry)
+    assert engine.sha256 == opened.manifest.files[entry.file].sha256
 
 
 @needs_rtx

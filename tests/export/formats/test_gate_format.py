@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, REPORT, Bundle
+from breastseg_deploy.artefacts import details_of
+from breastseg_deploy.bundle import GATE, GATE_DECODER, GATE_ENCODER, MODEL, REPORT, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.errors import ArgumentError, ParityError
 from breastseg_deploy.gate import Gate, GateCalibration
@@ -54,14 +55,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_halves_are_verified_files_of_the_bundle(gated_bundle: Path) -> None:
     manifest = Bundle.open(gated_bundle).manifest
     assert {MODEL, GATE_ENCODER, GATE_DECODER} <= manifest.files.keys()
-    (parity,) = [one for one in manifest.parity if one.artefact == GATE_DECODER]
+    artefact = manifest.artefact(GATE)
+    assert artefact is not None
+    (parity,) = artefact.parity
     assert (parity.frames, parity.worst_dice >= 0.9999, parity.limits.worst_dice) == (10, True, 0.9999)
 
 
 def test_the_manifest_holds_what_the_gate_promises_and_how_it_came_out(gated_bundle: Path) -> None:
     manifest = Bundle.open(gated_bundle).manifest
-    gate = manifest.gate
-    assert gate is not None
+    (gate,) = details_of(manifest, GATE, Gate)
     assert (gate.recall, gate.fitted_on, gate.calibrated_on, gate.size_px) == (0.9, "fit", "calibrate", (128, 128))
     assert 0 < gate.miss_bound <= 0.1
     assert gate.largest_score_error <= gate.margin == gated.SCORE_MARGIN

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from breastseg_deploy.bundle import NETWORK_FP16
+from breastseg_deploy.artefacts import HalfPrecision, details_of
+from breastseg_deploy.bundle import FP16, NETWORK_FP16
 from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.manifest import Manifest
 from breastseg_export.graph import OPSET
@@ -166,8 +167,8 @@ def test_float16_network_of_the_bundle_is_strongly_typed_outside_its_islands(
 ) -> None:
     model = onnx.load(demo_bundle / NETWORK_FP16)
     types = value_types(model)
-    assert demo_manifest.half is not None
-    islands = set(demo_manifest.half.fp32_islands)
+    (half,) = details_of(demo_manifest, FP16, HalfPrecision)
+    islands = set(half.fp32_islands)
     nodes = [node for node in model.graph.node if node.op_type != "Cast"]
     convolutions = [node for node in nodes if node.op_type == "Conv" and node.name not in islands]
     assert (types["tensor"], types["logits"]) == (FLOAT, FLOAT)

@@ -10,11 +10,13 @@ import pytest
 import torch
 from onnx import ModelProto
 
+from breastseg_deploy.artefacts import HalfPrecision, details_of
+from breastseg_deploy.bundle import FP16
 from breastseg_deploy.errors import ParityError
 from breastseg_deploy.manifest import Manifest, Parity
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_export.graph import export_network
-from breastseg_export.parity import FP16_LIMITS, Artefact, check, compare
+from breastseg_export.parity import FP16_LIMITS, Compared, check, compare
 from breastseg_export.precision.half import explicitly_rounded, half_network
 from breastseg_export.precision.islands import SEARCH_FRAMES, IslandSearch, SearchFrame, halved, watched_frames
 from breastseg_export.precision.layers import Groups, groups, layer_of
@@ -70,7 +72,7 @@ def searching(overflowing: Overflowing) -> IslandSearch:
 def parity_with(overflowing: Overflowing, islands: Collection[str]) -> dict[str, Parity]:
     model, half = overflowing.model, half_network(overflowing.network, islands)
     limits = FP16_LIMITS.model_copy(update={"mean_dice": 0.99})  # random weights leave every pixel near the threshold
-    artefact = Artefact("file", "ONNX Runtime", network_in_onnxruntime(half, model.architecture.gabor), limits)
+    artefact = Compared("file", "ONNX Runtime", network_in_onnxruntime(half, model.architecture.gabor), limits)
     return compare(reference(model), [artefact], Samples(None, SIZE), 0.5).summaries
 
 
@@ -85,7 +87,7 @@ class Scripted(IslandSearch):
         lost = sum(cost for name, cost in self._costs.items() if name not in groups)
         (figures,) = compare(
             lambda frame: np.ones(SIZE, np.float32),
-            [Artefact("n", "trial", lambda frame: np.ones(SIZE, np.float32), FP16_LIMITS)],
+            [Compared("n", "trial", lambda frame: np.ones(SIZE, np.float32), FP16_LIMITS)],
             Samples(None, SIZE),
             0.5,
         ).summaries.values()
@@ -229,7 +231,7 @@ def test_the_target_is_half_of_the_allowed_error() -> None:
 
 
 def test_the_bundle_says_what_is_float32_and_why(demo_manifest: Manifest) -> None:
-    half = demo_manifest.half
+    (half,) = details_of(demo_manifest, FP16, HalfPrecision)
     assert half is not None
     assert half.search[-1].accepted
     assert half.groups in [trial.groups for trial in half.search]

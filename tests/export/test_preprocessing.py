@@ -8,7 +8,7 @@ import torch
 
 from breastseg_deploy.preprocess.gabor import GaborParameters, edge_channel_reference
 from breastseg_deploy.preprocess.tensor import network_input
-from breastseg_export.formats.portable import EdgeChannel, Preprocessing
+from breastseg_export.preprocessing import EdgeChannel, Preprocessing
 
 BANKS = [GaborParameters(), GaborParameters(wavelengths_px=(6.0,), orientations=5, psi_rad=0.7, zero_mean=True)]
 

@@ -1,0 +1,139 @@
+"""What artefacts say of themselves beyond what all have in common: a model for each role that needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from breastseg_deploy.errors import BundleError
+from breastseg_deploy.gate import Gate
+from breastseg_deploy.manifest import Manifest, Part
+
+Details = TypeVar("Details", bound=BaseModel)
+
+
+def details_of(manifest: Manifest, role: str, model: type[Details]) -> list[Details]:
+    """The details of each artefact of a role.
+
+    Raises:
+        BundleError: they are not what this version knows.
+    """
+    try:
+        return [model.model_validate(artefact.details) for artefact in manifest.artefacts_of(role)]
+    except ValidationError as err:
+        first = err.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"the manifest's {role} artefact: {field}: {first['msg']}; export the bundle again") from err
+
+
+class IslandTrial(Part):
+    """One set of layers that was tried in float32, on the frames of the search.
+
+    Attributes:
+        groups: of layers, beside those that must be float32 anyway.
+        float32_share: of the network's multiply-adds that are in float32 then, 0 to 1.
+        worst_dice, mean_dice, largest_probability_error: as in `Parity`, over the frames of the search.
+        accepted: whether the set keeps to half of the error that the limits allow.
+    """
+
+    groups: tuple[str, ...]
+    float32_share: float
+    worst_dice: float
+    mean_dice: float
+    largest_probability_error: float
+    accepted: bool
+
+
+class HalfPrecision(Part):
+    """How the float16 network keeps its range and its precision.
+
+    Attributes:
+        fp32_islands: nodes of the graph that stay in float32.
+        largest_activation: the largest magnitude any layer reached on the parity frames; float16 ends at 65504.
+        largest_activation_layer: the layer that reached it.
+        layers: number of layers whose largest magnitude was measured.
+        activations: those that reached furthest.
+        necessary: number of nodes that must be float32 whatever a Dice says, by reason.
+        groups: of layers that are float32 for the Dice; see `IslandTrial`.
+        search: every set that was tried, in that order.
+        search_frames: what they were tried on.
+    """
+
+    fp32_islands: tuple[str, ...]
+    largest_activation: float
+    largest_activation_layer: str
+    layers: int = 0
+    activations: dict[str, float] = Field(default_factory=dict)
+    necessary: dict[str, int] = Field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    search: tuple[IslandTrial, ...] = ()
+    search_frames: tuple[str, ...] = ()
+
+
+class Int8Precision(Part):
+    """How the INT8 network was quantised after training, and what stayed in float32.
+
+    Attributes:
+        quantised: convolutions in 8-bit integers, by the name of their weight in the network's ONNX graph.
+        float32: convolutions that stayed in float32; everything that is no convolution did as well.
+        calibration: what the ranges were measured on.
+        method: of the quantisation, with the version of what did it.
+    """
+
+    quantised: tuple[str, ...] = Field(min_length=1)
+    float32: tuple[str, ...]
+    calibration: str
+    method: str
+
+
+class EngineEntry(Part):
+    """A TensorRT engine of the bundle, and all that it is tied to. Its SHA-256 stands among the manifest's files.
+
+    Attributes:
+        file: the plan's name inside the bundle.
+        flavour: which TensorRT built it.
+        version: of that TensorRT; no other runs it.
+        compute_capability: of the GPU that it was built for, e.g. "8.6".
+        precision: of the network.
+        min_batch, opt_batch, max_batch: frames per call: the least, those it is tuned for, the most.
+        network_sha256: of the network that it was built from.
+        layer_types: number of the network's layers by kind and type, read back after parsing.
+        build_seconds: wall time of the build.
+        verified: whether parity was measured with it. A runtime tests an engine that was not before it serves.
+        verification: the same in words.
+    """
+
+    file: str
+    flavour: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    compute_capability: str = Field(pattern=r"^[1-9][0-9]?\.[0-9]$")
+    precision: Literal["fp16"]
+    min_batch: int = Field(ge=1)
+    opt_batch: int = Field(ge=1)
+    max_batch: int = Field(ge=1)
+    network_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    layer_types: dict[str, dict[str, int]]
+    build_seconds: float = Field(ge=0)
+    verified: bool
+    verification: str
+
+
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "fp16": HalfPrecision,
+    "int8": Int8Precision,
+    "gate": Gate,
+    "engine": EngineEntry,
+}
+"""By role."""
+
+
+def check_details(manifest: Manifest) -> None:
+    """Refuse a manifest whose artefacts say of themselves what this version cannot read.
+
+    Raises:
+        BundleError: the first that does, by field.
+    """
+    for role, model in _MODELS.items():
+        details_of(manifest, role, model)

@@ -1,0 +1,146 @@
+"""What a format is: one way in which an export writes the network, with all that anybody else must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import onnx
+from pydantic import BaseModel
+
+from breastseg_deploy.machine import Machine
+from breastseg_deploy.manifest import Artefact, ParityLimits, TensorSpec
+from breastseg_deploy.preprocess.gabor import GaborParameters
+from breastseg_export.parity import Compared, ParityRun
+from breastseg_export.samples import Samples
+from breastseg_export.settings import ExportSettings
+from breastseg_train.network.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Work:
+    """What formats are made from.
+
+    Attributes:
+        settings: what was asked for.
+        checkpoint: the reference.
+        samples: what parity is measured on.
+        network: float32, as `graph.export_network` makes it.
+        machine: on which the export runs.
+        say: told about the steps, in sentences.
+        done: artefacts that have passed, by role; empty until parity was measured.
+    """
+
+    settings: ExportSettings
+    checkpoint: Checkpoint
+    samples: Samples
+    network: onnx.ModelProto
+    machine: Machine
+    say: Callable[[str], None]
+    done: Mapping[str, Done] = field(default_factory=dict)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(H, W) of the frames."""
+        return self.settings.size_px, self.settings.size_px
+
+    @property
+    def gabor(self) -> GaborParameters:
+        """Of the edge channel."""
+        return self.checkpoint.model.architecture.gabor
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a format says of its artefact once parity was measured.
+
+    Attributes:
+        details: for the backends that serve it; see `manifest.Artefact`.
+        facts: label and text, for report and `breastseg inspect`.
+        section: HTML for the report; empty for none.
+        packages: distributions that made it, besides those of every export.
+    """
+
+    details: BaseModel | None = None
+    facts: Sequence[tuple[str, str]] = ()
+    section: str = ""
+    packages: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artefact before it is written.
+
+    Attributes:
+        role: see `manifest.Artefact`.
+        files: content by name inside the bundle, the main one first.
+        inputs, outputs: see `manifest.Artefact`.
+        compared: ways to run it, each held to its limits; the first one's limits are the artefact's.
+        tell: what to say of it, given its parity; raises a ParityError where something beside the masks is wrong.
+        holds_goldens: whether goldens are held to their Dice at the export.
+        larger: another attempt, after one that missed a limit; None where there is none left.
+    """
+
+    role: str
+    files: Mapping[str, Callable[[], bytes]]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    compared: tuple[Compared, ...] = ()
+    tell: Callable[[ParityRun], Told] = lambda _: Told()
+    holds_goldens: bool = False
+    larger: Callable[[], Made | None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Done:
+    """An artefact that has passed, with what is said of it."""
+
+    made: Made
+    told: Told
+
+    def entry(self, run: ParityRun) -> Artefact:
+        """The artefact as the manifest states it."""
+        limits: ParityLimits | None = self.made.compared[0].limits if self.made.compared else None
+        details = self.told.details
+        return Artefact(
+            role=self.made.role,
+            files=tuple(self.made.files),
+            inputs=self.made.inputs,
+            outputs=self.made.outputs,
+            limits=limits,
+            parity=tuple(run.summaries[one.title] for one in self.made.compared),
+            golden_dice=run.golden_dice(self.made.compared[0].title) if self.made.holds_goldens else (),
+            facts=tuple(self.told.facts),
+            details={} if details is None else details.model_dump(mode="json"),
+        )
+
+
+class Format(Protocol):
+    """A way to write the network. The exporter, the report and the manifest know formats by this alone.
+
+    Attributes:
+        after_parity: whether it is made of artefacts that have passed (`Work.done`), and not compared itself.
+    """
+
+    after_parity: bool
+
+    def check(self, samples: Samples) -> None:
+        """Refuse, before the long work, what cannot be made.
+
+        Raises:
+            BreastsegError: what is wrong, and what to do.
+        """
+
+    def make(self, work: Work) -> Made:
+        """Make the artefact.
+
+        Raises:
+            BreastsegError: it cannot be made.
+        """
+
+
+FRAMES_SPEC = TensorSpec(name="frames", axes="NHWC", dtype="uint8")
+TENSOR_SPEC = TensorSpec(name="tensor", axes="NCHW", dtype="float32")
+LOGITS_SPEC = TensorSpec(name="logits", axes="NCHW", dtype="float32")
+PROBABILITY_SPEC = TensorSpec(name="probability", axes="NCHW", dtype="float32")

@@ -1,0 +1,76 @@
+"""`fp16`: the network alone, strongly typed float16 with the float32 islands that measurement and search find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from breastseg_deploy.bundle import FP16, NETWORK_FP16
+from breastseg_deploy.progress import Progress
+from breastseg_export import runners
+from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, Made, Told, Work
+from breastseg_export.parity import FP16_LIMITS, Compared, ParityRun, stricter
+from breastseg_export.precision.half import half_network
+from breastseg_export.precision.islands import IslandSearch, described, watched_frames
+from breastseg_export.precision.layers import Groups
+from breastseg_export.precision.ranges import SAFE_MAGNITUDE, Watch, necessary_islands
+from breastseg_export.report import rendered
+from breastseg_export.samples import Samples
+
+_ATTEMPTS = 3
+"""Sets of float32 islands that are held to all frames before an export gives up."""
+
+
+class Fp16:
+    """See the module; a `Format`."""
+
+    after_parity = False
+
+    def check(self, samples: Samples) -> None:
+        """Nothing that could be wrong."""
+
+    def make(self, work: Work) -> Made:
+        """The network with the smallest set of float32 islands.
+
+        Raises:
+            ParityError: a layer leaves the range of float32.
+        """
+        work.say(f"measuring the range of each layer on {work.samples.description}")
+        watch = Watch(work.network)
+        with Progress("ranges", len(work.samples), "frames") as progress:
+            frames = watched_frames(watch, work.samples, work.gabor, work.checkpoint.threshold, progress.update)
+        necessary = necessary_islands(work.network, watch.ranges)
+        work.say(f"{len(necessary)} nodes must be float32; looking for the smallest set of further ones")
+        limits = stricter(FP16_LIMITS, work.settings.min_dice)
+        search = IslandSearch(work.network, necessary, frames, work.checkpoint.threshold, limits)
+        with Progress("float32 islands: trying sets"):
+            groups = search.smallest()
+        return _attempt(work, watch, necessary, search, groups, _ATTEMPTS - 1)
+
+
+def _attempt(
+    work: Work, watch: Watch, necessary: Mapping[str, str], search: IslandSearch, groups: Groups, attempts_left: int
+) -> Made:
+    """The network with these groups in float32; after it, one with more of them."""
+    half = half_network(work.network, search.islands(groups))
+    work.say(f"further layers in float32: {', '.join(search.in_order(groups)) or 'none'}")
+    limits = stricter(FP16_LIMITS, work.settings.min_dice)
+
+    def tell(run: ParityRun) -> Told:
+        details = described(search, groups, watch, necessary)
+        peak = f"{details.largest_activation:.1f} at {details.largest_activation_layer} (float16 ends at 65504)"
+        facts = (("float32 islands", f"{len(details.fp32_islands)} nodes"), ("largest activation", peak))
+        return Told(details, facts, rendered("islands.html.j2", half=details, safe_magnitude=SAFE_MAGNITUDE))
+
+    def larger() -> Made | None:
+        more = search.larger(groups) if attempts_left else None
+        return None if more is None else _attempt(work, watch, necessary, search, more, attempts_left - 1)
+
+    return Made(
+        FP16,
+        {NETWORK_FP16: half.SerializeToString},
+        (TENSOR_SPEC,),
+        (LOGITS_SPEC,),
+        (Compared(NETWORK_FP16, "ONNX Runtime", runners.network_in_onnxruntime(half, work.gabor), limits),),
+        tell,
+        larger=larger,
+    )
