@@ -50,7 +50,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._on_terminal = self._stream.isatty()
         self._clock, self._first_s, self._every_s = clock, first_s, every_s
-        self._done, self._said, self._began = 0, False, 0.0
+        self._done, self._said, self._began, self._last_s = 0, False, 0.0, 0.0
         self._bar: Any = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._speak, name=f"progress of {what}", daemon=True)
@@ -58,6 +58,7 @@ class Progress:
     def update(self, count: int = 1) -> None:
         """So many more are done."""
         self._done += count
+        self._last_s = self._took()
         if self._bar is not None:
             self._bar.update(count)
 
@@ -105,10 +106,16 @@ class Progress:
         return f"{self._done} of {self._total} {self._units}"
 
     def _line(self) -> str:
-        took, left = self._took(), ""
-        if self._total is not None and 0 < self._done <= self._total:
-            left = f", about {_duration(took / self._done * (self._total - self._done))} left"
-        return f"{self._what}: {', '.join(filter(None, [self._count(), f'{_duration(took)} so far']))}{left}"
+        parts = [self._count(), f"{_duration(self._took())} so far", self._left()]
+        return f"{self._what}: {', '.join(filter(None, parts))}"
+
+    def _left(self) -> str:
+        """The time left by the mean of what is done; it passes while the next one is under way."""
+        if self._total is None or not 0 < self._done <= self._total:
+            return ""
+        each_s = self._last_s / self._done
+        under_way_s = min(self._took() - self._last_s, each_s)
+        return f"about {_duration(max(0.0, each_s * (self._total - self._done) - under_way_s))} left"
 
     def _print(self, line: str) -> None:
         self._said = True

@@ -64,11 +64,24 @@ def step(what: str, total: int | None, units: str, log: io.StringIO, clock: Cloc
 
 def test_a_line_says_what_how_much_of_how_much_and_the_time_left(log: io.StringIO, clock: Clock) -> None:
     with step("parity", 30, "frames", log, clock) as progress:
+        clock.now_s += 40
         progress.update()
         progress.update(9)
-        clock.now_s += 40
         progress.say()
     assert log.getvalue().splitlines()[0] == "parity: 10 of 30 frames, 40 s so far, about 1 min 20 s left"
+
+
+def test_the_time_left_passes_while_one_is_under_way_and_is_never_less_than_what_comes_after_it(
+    log: io.StringIO, clock: Clock
+) -> None:
+    with step("parity", 3, "frames", log, clock) as progress:
+        clock.now_s += 60
+        progress.update()
+        for later_s in (10, 40, 40):
+            clock.now_s += later_s
+            progress.say()
+    left = [line.rpartition(", ")[2] for line in log.getvalue().splitlines()[:3]]
+    assert left == ["about 1 min 50 s left", "about 1 min 10 s left", "about 1 min 0 s left"]
 
 
 def test_before_anything_is_done_nothing_is_said_of_the_time_left(log: io.StringIO, clock: Clock) -> None:
