@@ -36,7 +36,7 @@ def open_peer(setting: Setting, variant: str) -> Segment:
         raise MachineError(f"this onnxruntime has no {first}; install onnxruntime-gpu in its place")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(plain.onnx), options, providers=providers)
+    session = ort.InferenceSession(str(plain.onnx), options, providers=providers, enable_fallback=0)
     if session.get_providers()[0] != first:  # it falls back to the CPU without a word
         raise MachineError(f"onnxruntime lists {first} and cannot use it here; look at its CUDA libraries")
     if not on_gpu:
