@@ -20,7 +20,8 @@ from breastseg_benchmark.report import report_html
 from breastseg_benchmark.results import Results
 from breastseg_benchmark.tables import implementations_text, verdicts_text
 from breastseg_deploy.bundle import Bundle
-from breastseg_deploy.nvidia import Gpu, look_for_gpu
+from breastseg_deploy.machine import Machine
+from breastseg_deploy.nvidia import Gpu
 from breastseg_deploy.progress import Progress
 from breastseg_deploy.storage import make_folder, write_whole
 from edge_channel import edge_channel_figures
@@ -166,7 +167,7 @@ def _implementation(name: str, checkpoint: str, shared: Path) -> Implementation:
         "paper" if name == PAPER else "peer",
         (str(BENCHMARKS / "serve_peer.py"), name, checkpoint, str(shared)),
         on_gpu=peer.on_gpu,
-        not_run=why_no_gpu() if peer.on_gpu else None,
+        not_run=why_no_gpu(Machine()) if peer.on_gpu else None,
     )
 
 
@@ -183,7 +184,7 @@ def _export(checkpoint: str, place: Path, size: int | None, frames: Path | None,
     from breastseg_export.exporter import export_bundle
     from breastseg_export.settings import ExportSettings
 
-    precision = "fp16" if isinstance(look_for_gpu(), Gpu) else "fp32"  # what runs here needs no more
+    precision = "fp16" if isinstance(Machine().gpu, Gpu) else "fp32"  # what runs here needs no more
     settings = ExportSettings(checkpoint, place, precision=precision, frames=frames)
     if size is not None:
         settings = ExportSettings(checkpoint, place, precision=precision, frames=frames, size_px=size)

@@ -128,6 +128,30 @@ def test_the_papers_pipeline_gives_the_references_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_peers_on_the_path")
+def test_peers_on_the_plain_export_give_the_references_masks(tmp_path: Path) -> None:
+    import onnxruntime
+
+    from peers import PEERS, REFERENCE, Setting
+    from peers.onnxruntime_plain import behind_torch
+    from peers.plain_export import read_plain_export, write_plain_export
+
+    frames = rgb_batch([phantom_frame(number, (64, 64)).frame for number in range(2)], (64, 64))
+    np.save(tmp_path / "frames.npy", frames)
+    setting = Setting("demo", tmp_path, tmp_path / "frames.npy")
+    write_plain_export("demo", tmp_path, 64)
+    plain = read_plain_export(tmp_path)
+    session = onnxruntime.InferenceSession(str(plain.onnx), providers=["CPUExecutionProvider"])
+    expected = PEERS[REFERENCE].open(setting)(frames)
+    assert expected.any()
+    for segment in (
+        PEERS["onnxruntime"].open(setting),
+        PEERS["openvino-fp32"].open(setting),
+        behind_torch(session, plain, "cpu"),  # as on a GPU
+    ):
+        np.testing.assert_array_equal(segment(frames), expected)
+
+
+@pytest.mark.usefixtures("_peers_on_the_path")
 def test_a_peer_without_a_plain_export_says_so(tmp_path: Path) -> None:
     from peers import PEERS, Setting
 

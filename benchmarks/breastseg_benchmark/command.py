@@ -8,10 +8,6 @@ import sys
 from pathlib import Path
 
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
-from breastseg_deploy.extras import require
-
-_LIBRARIES = ("psutil", "pynvml", "jinja2", "matplotlib")
-"""Of the extra `benchmark`."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +47,8 @@ def _run(arguments: argparse.Namespace) -> int:
     """Measure, print tables, write the report; the exit code is 1 where a budget is missed, 4 where nothing runs.
 
     Raises:
-        MachineError: the extra `benchmark` is not installed.
         OutputError: there is no folder for the report.
     """
-    for library in _LIBRARIES:  # before minutes of measuring
-        require(library, "benchmark")
     from breastseg_benchmark.budgets import judge, read_budgets
     from breastseg_benchmark.growth import GrowthPlan
     from breastseg_benchmark.measure import Plan, measure
@@ -111,5 +104,6 @@ COMMAND = Command(
     "measure a bundle on this machine: speed by stages, latency, memory, growth",
     _add_arguments,
     _run,
-    loads=("breastseg_benchmark.measure",),
+    loads=("breastseg_benchmark.measure", "psutil", "pynvml", "jinja2", "matplotlib"),
+    extra="benchmark",
 )

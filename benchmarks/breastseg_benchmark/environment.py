@@ -7,8 +7,8 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from breastseg_deploy.machine import this_processor
-from breastseg_deploy.nvidia import NoGpu, look_for_gpu
+from breastseg_deploy.machine import Machine
+from breastseg_deploy.nvidia import NoGpu
 from breastseg_deploy.version import __version__
 
 _PACKAGES = (
@@ -25,10 +25,11 @@ def now() -> str:
 
 def environment() -> dict[str, str]:
     """Facts by name, in the order of a table."""
-    found, processor = look_for_gpu(), this_processor()
+    machine = Machine()
+    gpu, processor = machine.gpu, machine.processor
     facts = {
         "processor": f"{processor.name}, {processor.cores} cores for this process",
-        "gpu": f"none: {found.reason}" if isinstance(found, NoGpu) else str(found),
+        "gpu": f"none: {gpu.reason}" if isinstance(gpu, NoGpu) else str(gpu),
         "system": platform.platform(),
         "python": platform.python_version(),
         "breastseg-deploy": __version__,

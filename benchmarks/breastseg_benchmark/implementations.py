@@ -11,7 +11,7 @@ from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.machine import Machine
-from breastseg_deploy.nvidia import NoGpu, look_for_gpu
+from breastseg_deploy.nvidia import NoGpu
 
 NO_GPU = "no GPU"
 """How every reason begins where that is the reason."""
@@ -50,8 +50,15 @@ def runtime_implementation(bundle: Path, backend: str) -> Implementation:
     )
 
 
-def backend_implementations(bundle: Bundle, names: Sequence[str] = ()) -> list[Implementation]:
-    """The runtime's backends; those that this machine or bundle lacks something for say what.
+def backend_implementations(
+    bundle: Bundle, names: Sequence[str] = (), machine: Machine | None = None
+) -> list[Implementation]:
+    """The runtime's backends; those that the machine or the bundle lacks something for say what.
+
+    Args:
+        bundle: opened.
+        names: of backends; empty for all.
+        machine: where they are to run; None for this one.
 
     Raises:
         BackendError: a name that the runtime does not know.
@@ -59,27 +66,29 @@ def backend_implementations(bundle: Bundle, names: Sequence[str] = ()) -> list[I
     unknown = [name for name in names if name not in BACKENDS]
     if unknown:
         raise BackendError(f"no backend {unknown[0]!r}; choose from {', '.join(BACKENDS)}")
+    machine = machine or Machine()
     return [
-        replace(runtime_implementation(bundle.path, name), not_run=_lacking(bundle, name)) for name in names or BACKENDS
+        replace(runtime_implementation(bundle.path, name), not_run=_lacking(bundle, name, machine))
+        for name in names or BACKENDS
     ]
 
 
-def why_no_gpu() -> str | None:
-    """Why nothing can run on a GPU here; None where it can."""
-    found = look_for_gpu()
+def why_no_gpu(machine: Machine) -> str | None:
+    """Why nothing can run on a machine's GPU; None where it can."""
+    found = machine.gpu
     return f"{NO_GPU} ({found.reason})" if isinstance(found, NoGpu) else None
 
 
-def _lacking(bundle: Bundle, name: str) -> str | None:
+def _lacking(bundle: Bundle, name: str, machine: Machine) -> str | None:
     """What a backend lacks here, in words."""
     record = BACKENDS[name]
-    no_gpu = why_no_gpu() if record.on_gpu else None
+    no_gpu = why_no_gpu(machine) if record.on_gpu else None
     if no_gpu is not None:
         return no_gpu
     if bundle.manifest.artefact(record.artefact) is None:
         return f"the bundle {bundle.holds_no(record.artefact)}"
     try:
-        record.check(Machine())
+        record.check(machine)
     except BreastsegError as err:
         return str(err)
     return None

@@ -22,6 +22,9 @@ from breastseg_deploy.backends.select import AUTO
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.progress import Progress
 
+_WARM_UP = 3
+"""Unmeasured calls of everything that is called in turn, before the first round: allocators and threads settle."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -224,7 +227,7 @@ class _Run:
                 try:
                     process = stack.enter_context(self._process(one))
                     process.open()
-                    process.time(0)
+                    process.repeat(_WARM_UP)
                     callers[one.name] = process.time_in_turn
                 except NotRunError as err:
                     failed[one.name] = str(err)

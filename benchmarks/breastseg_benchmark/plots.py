@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from breastseg_benchmark.results import BatchPoint, Distribution, Growth, Results, Row, SizePoint
+from breastseg_benchmark.tables import STAGE_WORDS
 from breastseg_deploy.extras import require
 
 if TYPE_CHECKING:
@@ -94,11 +95,11 @@ def _stages(axes: Axes, rows: Sequence[Row]) -> None:
     ends = [0.0] * len(rows)
     for stage in stages:
         lengths = [1000 * row.stages_s.get(stage, 0.0) for row in rows]
-        axes.barh(range(len(rows)), lengths, left=ends, height=0.55, label=stage)
+        axes.barh(range(len(rows)), lengths, left=ends, height=0.55, label=STAGE_WORDS.get(stage, stage))
         ends = [end + length for end, length in zip(ends, lengths, strict=True)]
     _name_rows(axes, [row.name for row in rows])
     axes.set(xlabel="milliseconds")
-    axes.figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    axes.figure.legend(loc="outside upper center", ncols=2, frameon=False)
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
@@ -129,18 +130,22 @@ def _growth(growth: Growth) -> list[Plot]:
 def _time_and_memory(
     label: str, across: Sequence[float], milliseconds: Sequence[float], points: Sequence[BatchPoint | SizePoint]
 ) -> list[Plot]:
-    found = [_line(f"Time against {label}", label, "ms per frame", across, milliseconds)]
+    found = [_line(f"Time against {label}", label, "ms per frame", across, milliseconds, across)]
     peaks_mb = [one.resident_peak_bytes / 1e6 for one in points if one.resident_peak_bytes is not None]
     if len(peaks_mb) == len(points):
-        found.append(_line(f"Memory against {label}", label, "resident peak, MB", across, peaks_mb))
+        found.append(_line(f"Memory against {label}", label, "resident peak, MB", across, peaks_mb, across))
     return found
 
 
-def _line(caption: str, x: str, y: str, across: Sequence[float], up: Sequence[float]) -> Plot:
-    """A line with its points; both axes begin at 0."""
+def _line(
+    caption: str, x: str, y: str, across: Sequence[float], up: Sequence[float], ticks: Sequence[float] | None = None
+) -> Plot:
+    """A line with its points; both axes begin at 0. Ticks across are matplotlib's where none are given."""
 
     def draw(axes: Axes) -> None:
         axes.plot(across, up, marker="o", markersize=4)
         axes.set(xlabel=x, ylabel=y, xlim=(0, None), ylim=(0, 1.1 * max(up)))
+        if ticks is not None:
+            axes.set_xticks(ticks)
 
     return _plot(caption, draw)

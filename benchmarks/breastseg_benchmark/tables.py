@@ -57,7 +57,8 @@ def stage_table(results: Results) -> Table:
     for stage in stages:
         words = STAGE_WORDS.get(stage, stage)
         lines.append((words, *(_ms(row.stages_s[stage]) if stage in row.stages_s else NOTHING for row in rows)))
-    lines.append(("kernels, by CUDA events", *(_kernels(row) for row in rows)))
+    if any(row.on_gpu for row in rows):
+        lines.append(("kernels, by CUDA events", *(_kernels(row) for row in rows)))
     lines.append(("end to end", *(_p50(row.latency) for row in rows)))
     lines.append(("compile, build, load (once)", *(_seconds(row.open_s) for row in rows)))
     return ("stage", *(row.name for row in rows)), *lines
@@ -171,8 +172,9 @@ STAGE_WORDS = {
     "upload": "host to device",
     "mask": "threshold on the device",
     "download": "device to host",
+    "check": "check the answer",
 }
-"""A backend's own names, where others say more."""
+"""The runtime's names (`result.STAGES`), where others say more."""
 
 KERNEL_STAGES = ("preprocess", "network", "mask")
 """Stages that a backend on a GPU times on the device."""

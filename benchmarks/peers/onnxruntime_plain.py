@@ -36,33 +36,34 @@ def open_peer(setting: Setting, variant: str) -> Segment:
         raise MachineError(f"this onnxruntime has no {first}; install onnxruntime-gpu in its place")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(plain.onnx), options, providers=providers)
+    session = ort.InferenceSession(str(plain.onnx), options, providers=providers, enable_fallback=0)
     if session.get_providers()[0] != first:  # it falls back to the CPU without a word
         raise MachineError(f"onnxruntime lists {first} and cannot use it here; look at its CUDA libraries")
     if not on_gpu:
         return lambda rgb: plain.masks(
             [session.run(None, {INPUT: tensor[np.newaxis]})[0] for tensor in opencv_tensor(rgb, plain.gabor)]
         )
-    segment = _behind_torch(session, plain)
+    segment = behind_torch(session, plain, "cuda")
     segment(np.zeros((1, *setting.size_px, 3), np.uint8))
     return segment
 
 
-def _behind_torch(session: Any, plain: PlainExport) -> Segment:
-    """Frames to masks on the GPU: the tensor goes from PyTorch to ONNX Runtime without leaving it."""
+def behind_torch(session: Any, plain: PlainExport, device: str) -> Segment:
+    """Frames to masks on a device: the tensor goes from PyTorch to ONNX Runtime without leaving it."""
     import torch
 
     from peers.torch_front import TorchFront
 
-    front = TorchFront(plain.gabor).cuda()
+    front = TorchFront(plain.gabor).to(device)
     output = session.get_outputs()[0].name
 
     def logits(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            tensor = front(torch.from_numpy(frame)[None].cuda()).contiguous()
-        torch.cuda.current_stream().synchronize()  # the session computes on a stream of its own
+            tensor = front(torch.from_numpy(frame)[None].to(device)).contiguous()
+        if device == "cuda":
+            torch.cuda.current_stream().synchronize()  # the session computes on a stream of its own
         binding = session.io_binding()
-        binding.bind_input(INPUT, "cuda", 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
+        binding.bind_input(INPUT, device, 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
         binding.bind_output(output)
         session.run_with_iobinding(binding)
         found: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]

@@ -39,7 +39,7 @@ def row(name: str, kind: Any = "backend", **fields: Any) -> Row:
         "open_s": 0.5,
         "first_frame_s": 0.2,
         "latency": Distribution.of([0.1, 0.1, 0.1, 0.2]),
-        "stages_s": {"contract": 0.001, "network": 0.098, "threshold": 0.001, "total": 0.1},
+        "stages_s": {"contract": 0.001, "network": 0.098, "check": 0.001, "total": 0.1},
         "agreement": agreement(),
         "memory": Memory(resident_peak_bytes=500 * MB),
         "ratio_to_paper": Ratio.of([1.0, 1.0], [2.0, 4.0]),

@@ -12,13 +12,15 @@ import pytest
 
 from breastseg_benchmark.frames import benchmark_frames, decoding
 from breastseg_benchmark.growth import GrowthPlan
-from breastseg_benchmark.implementations import Implementation, backend_implementations, why_no_gpu
+from breastseg_benchmark.implementations import Implementation, backend_implementations
 from breastseg_benchmark.measure import Plan, measure, runtime_choice
 from breastseg_benchmark.results import Results
 from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.errors import ArgumentError, BackendError
+from breastseg_deploy.machine import Machine
+from breastseg_deploy.nvidia import NoGpu
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +97,12 @@ def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle:
 
 
 def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
-    by_name = {one.name: one for one in backend_implementations(Bundle.open(demo_bundle))}
+    machine = Machine(gpu=NoGpu("no NVIDIA driver", expected=False))
+    by_name = {one.name: one for one in backend_implementations(Bundle.open(demo_bundle), machine=machine)}
     assert list(by_name) == list(BACKENDS)
-    if why_no_gpu() is not None:
-        gpu = [one for one in by_name.values() if one.on_gpu]
-        assert gpu
-        assert all(one.not_run is not None and one.not_run.startswith("no GPU") for one in gpu)
+    gpu = [one for one in by_name.values() if one.on_gpu]
+    assert gpu
+    assert {one.not_run for one in gpu} == {"no GPU (no NVIDIA driver)"}
     assert by_name["onnxruntime"].not_run is None
 
 

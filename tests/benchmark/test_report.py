@@ -53,6 +53,12 @@ def test_a_peers_bar_says_its_ratio() -> None:
     assert "onnxruntime" not in texts(svg)
 
 
+def test_batches_are_named_and_nothing_between_them() -> None:
+    by_batch = dict(plots(WITH_A_PEER)["growth"])["Time against batch"]
+    assert {"1", "2", "4"} <= set(texts(by_batch))
+    assert not {"0.5", "1.5", "3"} & set(texts(by_batch))
+
+
 def test_what_was_not_measured_has_no_plot() -> None:
     assert plots(results(NO_GPU_ROW, growth=None)) == {"latency": [], "peers": [], "stages": [], "growth": []}
 
