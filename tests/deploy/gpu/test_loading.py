@@ -118,11 +118,9 @@ def test_goldens_run_again_after_a_change_of_driver_or_gpu(
 
 
 def test_goldens_run_once_for_each_batch_size(rtx: WithRtx, bundle: Bundle) -> None:
-    for runs in ([2] * 4, [2] * 3):  # preparation, goldens (3) or at the second open a black batch, frames
-        pipeline = rtx.open(bundle)
-        rtx.network.runs.clear()
-        pipeline.infer(FRAMES[:2])
-        assert rtx.network.runs == runs
+    rtx.open(bundle).infer(FRAMES)
+    rtx.network.spoil = lambda logits: logits.fill(-9)
+    rtx.open(bundle).infer(FRAMES)  # no ParityError: both batch sizes are known to pass
 
 
 def test_goldens_run_again_for_stricter_limits(rtx: WithRtx, bundle: Bundle, bundle_copy: Path) -> None:
