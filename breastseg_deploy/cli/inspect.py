@@ -68,7 +68,8 @@ def _engine(engine: EngineEntry) -> str:
     """An engine of the bundle in one line."""
     convolutions = ", ".join(f"{n} {kind}" for kind, n in engine.layer_types.get("CONVOLUTION", {}).items())
     return (
-        f"{engine.file}: {engine.flavour} {engine.version}, compute capability {engine.compute_capability}, "
+        f"{engine.file}: {engine.flavour} {engine.version}, compute capability {engine.compute_capability}"
+        f"{f' of {engine.gpu}' if engine.gpu else ''}, "
         f"{engine.precision}, batches of {engine.min_batch} to {engine.max_batch}, convolutions {convolutions}; "
         f"{'parity measured' if engine.verified else 'not verified'}: {engine.verification}"
     )

@@ -78,7 +78,10 @@ def write_engines(
 
 def _requests_of(flavour: Flavour, capabilities: list[str], machine: Machine) -> list[EngineRequest]:
     trt = load(flavour)
-    requests = [EngineRequest(flavour, capability) for capability in capabilities or [_own_gpu(flavour, machine)]]
+    found = machine.gpu
+    gpu = "" if isinstance(found, NoGpu) else found.name
+    asked_for = capabilities or [_own_gpu(flavour, machine)]
+    requests = [EngineRequest(flavour, capability, gpu=gpu) for capability in asked_for]
     for request in requests:
         target_capability(trt, request)
         if not flavour.builds_for_other_gpus and request.compute_capability != (own := _own_gpu(flavour, machine)):
@@ -116,8 +119,9 @@ def _write_engine(
         compute_capability=request.compute_capability,
         precision=request.precision,
         min_batch=request.min_batch,
-        opt_batch=request.opt_batch,
         max_batch=request.max_batch,
+        workspace_bytes=request.workspace_bytes,
+        gpu=key.gpu,
         network_sha256=key.network_sha256,
         layer_types=built.type_histogram,
         build_seconds=built.seconds,
