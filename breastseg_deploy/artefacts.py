@@ -97,7 +97,9 @@ class EngineEntry(Part):
         version: of that TensorRT; no other runs it.
         compute_capability: of the GPU that it was built for, e.g. "8.6".
         precision: of the network.
-        min_batch, opt_batch, max_batch: frames per call: the least, those it is tuned for, the most.
+        min_batch, max_batch: frames per call: the least and the most; it is tuned for both.
+        workspace_bytes: scratch memory that the builder might plan with.
+        gpu: the GPU's name, which TensorRT ties its engines to; empty for TensorRT-RTX.
         network_sha256: of the network that it was built from.
         layer_types: number of the network's layers by kind and type, read back after parsing.
         build_seconds: wall time of the build.
@@ -111,8 +113,9 @@ class EngineEntry(Part):
     compute_capability: str = Field(pattern=r"^[1-9][0-9]?\.[0-9]$")
     precision: Literal["fp16"]
     min_batch: int = Field(ge=1)
-    opt_batch: int = Field(ge=1)
     max_batch: int = Field(ge=1)
+    workspace_bytes: int = Field(ge=1)
+    gpu: str
     network_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     layer_types: dict[str, dict[str, int]]
     build_seconds: float = Field(ge=0)

@@ -75,8 +75,8 @@ def run_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, engine: str
             if not result.dice >= limit:
                 raise ParityError(
                     f"golden {golden.name} has Dice {result.dice:.6f} by {engine}, the limit is {limit:.6g}; "
-                    f"do not use its {artefact} artefact on this machine: take another backend, or run `breastseg doctor` and "
-                    "export again"
+                    f"do not use its {artefact} artefact on this machine: take another backend, or run `breastseg "
+                    "doctor` and export again"
                 )
             results[golden.name] = min(result, results.get(golden.name, result), key=lambda one: one.dice)
     return tuple(results.values())

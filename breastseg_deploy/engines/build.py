@@ -25,6 +25,9 @@ from breastseg_deploy.errors import ArgumentError, BackendError
 
 Say = Callable[[str], None]
 
+_THOROUGH = 5
+"""TensorRT's highest optimisation level: it compares the most kernels. An engine is built once and runs for months."""
+
 
 @dataclass(frozen=True)
 class BuiltEngine:
@@ -82,7 +85,8 @@ def build_engine(
     config = configuration(trt, builder, network, request, target, progress)
     keeps_timings = not request.flavour.builds_for_other_gpus  # in TensorRT-RTX they are no-ops that warn
     if keeps_timings:
-        _put_timings(config, timing_cache)
+        config.builder_optimization_level = _THOROUGH
+        put_timings(config, timing_cache, say)
     started = time.perf_counter()
     log.forget_errors()
     memory = builder.build_serialized_network(network, config)
@@ -183,18 +187,25 @@ def configuration(
                 f"{request.flavour.title} {version(trt)} refuses the compute capability {request.compute_capability}: "
                 f"{log.first_error()}"
             )
-    profile = builder.create_optimization_profile()
     tensor = network.get_input(0)
     frame = tuple(tensor.shape)[1:]
-    profile.set_shape(tensor.name, *((n, *frame) for n in (request.min_batch, request.opt_batch, request.max_batch)))
-    config.add_optimization_profile(profile)
+    for batches in request.profiles:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(tensor.name, *((batch, *frame) for batch in batches))
+        config.add_optimization_profile(profile)
     return config
 
 
-def _put_timings(config: IBuilderConfig, timing_cache: bytes | None) -> None:
-    cache = config.create_timing_cache(timing_cache or b"") or config.create_timing_cache(b"")
-    if cache is not None:
-        config.set_timing_cache(cache, False)
+def put_timings(config: IBuilderConfig, timing_cache: bytes | None, say: Say) -> None:
+    """Timings of an earlier build into the configuration, else an empty cache; what is refused is told."""
+    if timing_cache is not None:
+        kept = config.create_timing_cache(timing_cache)
+        if kept is not None and config.set_timing_cache(kept, False):
+            return
+        say(f"the timings of an earlier build do not fit ({log.first_error()}); all are taken anew")
+    fresh = config.create_timing_cache(b"")
+    if fresh is None or not config.set_timing_cache(fresh, False):
+        say(f"no timings can be kept for the next build ({log.first_error()})")
 
 
 def _timings(config: IBuilderConfig) -> bytes | None:

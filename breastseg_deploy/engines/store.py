@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -36,8 +37,9 @@ class EngineKey:
     compute_capability: str
     precision: str
     min_batch: int
-    opt_batch: int
     max_batch: int
+    workspace_bytes: int
+    gpu: str
 
     @classmethod
     def of_request(cls, network_sha256: str, request: EngineRequest) -> EngineKey:
@@ -53,8 +55,9 @@ class EngineKey:
             request.compute_capability,
             request.precision,
             request.min_batch,
-            request.opt_batch,
             request.max_batch,
+            request.workspace_bytes,
+            "" if request.flavour.builds_for_other_gpus else request.gpu,
         )
 
     @classmethod
@@ -68,16 +71,28 @@ class EngineKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
     @property
+    def timed_on(self) -> str:
+        """A short name for what timings of kernels are tied to."""
+        words = json.dumps([self.flavour, self.version, self.compute_capability, self.gpu])
+        return hashlib.sha256(words.encode()).hexdigest()[:32]
+
+    @property
     def bundle_file(self) -> str:
-        """The engine's name inside a bundle, e.g. "engines/tensorrt-rtx-1.7.1.116-sm86-fp16-b1-8.plan"."""
-        gpu = f"sm{self.compute_capability.replace('.', '')}"
+        """The engine's name inside a bundle, e.g. "engines/tensorrt-rtx-1.7.1.116-sm86-fp16-b1-8-w1024.plan".
+
+        One of TensorRT names its GPU after the capability, e.g. "sm90-nvidia-h200"; w is the workspace in MiB.
+        """
+        model = "-" + re.sub("[^a-z0-9]+", "-", self.gpu.lower()).strip("-") if self.gpu else ""
+        gpu = f"sm{self.compute_capability.replace('.', '')}{model}"
         batches = f"b{self.min_batch}-{self.max_batch}"
-        return f"{ENGINES}/{self.flavour}-{self.version}-{gpu}-{self.precision}-{batches}.plan"
+        workspace = f"w{self.workspace_bytes >> 20}"
+        return f"{ENGINES}/{self.flavour}-{self.version}-{gpu}-{self.precision}-{batches}-{workspace}.plan"
 
     def __str__(self) -> str:
+        gpu = f" of {self.gpu}" if self.gpu else ""
         return (
-            f"{self.flavour} {self.version}, compute capability {self.compute_capability}, {self.precision}, "
-            f"batches of {self.min_batch} to {self.max_batch}"
+            f"{self.flavour} {self.version}, compute capability {self.compute_capability}{gpu}, {self.precision}, "
+            f"batches of {self.min_batch} to {self.max_batch}, workspace {self.workspace_bytes >> 20} MiB"
         )
 
 
@@ -160,7 +175,7 @@ def obtain_engine(
         kept = _from_cache(folder, key, lambda _: None, refused)  # another process may have been faster
         if kept is not None:
             return kept
-        timings = f"{key.flavour}-{key.version}-{key.compute_capability}.timings"
+        timings = f"{key.timed_on}.timings"
         content = bundle.read(NETWORK_FP16)
         built = build(content, request, half[0].fp32_islands, say, folder.read(timings))
         if built.timing_cache is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,20 +10,20 @@ from breastseg_deploy.errors import BackendError, BreastsegError
 
 
 class GpuGuard:
-    """Watches over work on one stream.
+    """Watches over work on some streams.
 
     CUDA errors are of two kinds: some concern one call (no memory for it), others destroy the process's whole context
     (an illegal address, an uncorrectable memory error), after which every call fails until the process ends. Which it
-    was is found by asking the stream, not by a list of error numbers: engines report failures without numbers.
+    was is found by asking the streams, not by a list of error numbers: engines report failures without numbers.
 
     Attributes:
         dead: why the GPU cannot be used any more; None while it can.
     """
 
-    def __init__(self, name: str, stream: Any) -> None:
+    def __init__(self, name: str, streams: Sequence[Any]) -> None:
         self.dead: str | None = None
         self._name = name
-        self._stream = stream
+        self._streams = streams
 
     @contextmanager
     def watch(self, frames: int) -> Iterator[None]:
@@ -60,10 +60,11 @@ class GpuGuard:
             raise
 
     def _settle(self, cause: Exception | None = None) -> None:
-        """Wait until the stream is idle; an error that is still there then is there to stay."""
+        """Wait until the streams are idle; an error that is still there then is there to stay."""
         try:
-            self._stream.synchronize()
-        except Exception as err:  # whatever it is: the stream cannot be used
+            for stream in self._streams:
+                stream.synchronize()
+        except Exception as err:  # whatever it is: the streams cannot be used
             first = one_line(cause or err)
             self.dead = (
                 f"the GPU failed for good while {self._name} ran on it ({first}): this Segmenter is closed; "

@@ -22,7 +22,7 @@ from breastseg_deploy.gpu.tensorrt import PlanError, TensorRtNetwork
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.nvidia import DEVICE, Gpu, NoGpu
 from breastseg_deploy.selftest import Goldens, golden_demands, self_test_once
-from breastseg_deploy.verdicts import VerdictKey, Verdicts
+from breastseg_deploy.verdicts import PrivateFolder, VerdictKey, Verdicts
 from breastseg_deploy.version import __version__
 
 _LOG = logging.getLogger("breastseg_deploy")
@@ -96,16 +96,19 @@ def open_tensorrt(
     verdicts, refused = Verdicts(machine), list[str]()
 
     def pipeline(engine: Engine) -> GpuPipeline:
+        sha256 = engine.sha256  # all that the self-test keeps of it: the plan is as large as the network
+
         def network(stream: Any) -> GpuNetwork:
-            return load_engine(flavour, engine.plan, bundle.manifest.frame.size_px, stream)
+            kernels = _Kernels(machine, f"{sha256}.kernels")
+            return load_engine(flavour, engine.plan, bundle.manifest.frame.size_px, stream, kernels)
 
         def self_test(batch: int, goldens: Goldens) -> bool:
-            return self_test_once(_self_test_key(name, bundle, engine, gpu, batch), verdicts, goldens)
+            return self_test_once(_self_test_key(name, bundle, sha256, gpu, batch), verdicts, goldens)
 
         return GpuPipeline(bundle, network, self_test)
 
     with _vendor(flavour.title):
-        request = EngineRequest(flavour, gpu.compute_capability, max_batch=MAX_BATCH)
+        request = EngineRequest(flavour, gpu.compute_capability, max_batch=MAX_BATCH, gpu=gpu.name)
         while True:
             engine = obtain(bundle, request, machine, lambda words: _LOG.info("%s: %s", name, words), refused=refused)
             if engine.origin == "built":
@@ -121,9 +124,31 @@ def open_tensorrt(
                 refused.append(engine.sha256)
 
 
-def _self_test_key(name: FlavourName, bundle: Bundle, engine: Engine, gpu: Gpu, batch: int) -> VerdictKey:
+class _Kernels:
+    """A `KernelStore` in the machine's private folder; what cannot be kept or read is compiled again."""
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self._machine, self._name = machine, name
+
+    def read(self) -> bytes | None:
+        """See `KernelStore.read`."""
+        try:
+            return PrivateFolder.open(self._machine.cache).read(self._name)
+        except (MachineError, OutputError) as err:
+            _LOG.warning("kept kernels cannot be read: %s", err)
+            return None
+
+    def write(self, content: bytes) -> None:
+        """See `KernelStore.write`."""
+        try:
+            PrivateFolder.open(self._machine.cache).write(self._name, content)
+        except (MachineError, OutputError) as err:
+            _LOG.warning("compiled kernels cannot be kept: %s", err)
+
+
+def _self_test_key(name: FlavourName, bundle: Bundle, engine_sha256: str, gpu: Gpu, batch: int) -> VerdictKey:
     depends_on = {
-        "engine": engine.sha256,
+        "engine": engine_sha256,
         "gpu": str(gpu),
         "batch": str(batch),
         "toolkit": __version__,

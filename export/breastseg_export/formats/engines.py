@@ -89,8 +89,9 @@ class Engine:
             compute_capability=request.compute_capability,
             precision=request.precision,
             min_batch=request.min_batch,
-            opt_batch=request.opt_batch,
             max_batch=request.max_batch,
+            workspace_bytes=request.workspace_bytes,
+            gpu=key.gpu,
             network_sha256=key.network_sha256,
             layer_types=built.type_histogram,
             build_seconds=built.seconds,
@@ -104,10 +105,11 @@ class Engine:
 def engine_facts(entry: EngineEntry) -> Sequence[tuple[str, str]]:
     """What report and `breastseg inspect` say of an engine."""
     convolutions = ", ".join(f"{n} {kind}" for kind, n in entry.layer_types.get("CONVOLUTION", {}).items())
+    on = f", on {entry.gpu}" if entry.gpu else ""
     return (
         (
             "engine",
-            f"{entry.flavour} {entry.version}, compute capability {entry.compute_capability}, {entry.precision}",
+            f"{entry.flavour} {entry.version}, compute capability {entry.compute_capability}, {entry.precision}{on}",
         ),
         ("batches", f"{entry.min_batch} to {entry.max_batch}"),
         ("convolutions", convolutions),
@@ -117,7 +119,10 @@ def engine_facts(entry: EngineEntry) -> Sequence[tuple[str, str]]:
 
 def _requests_of(flavour: Flavour, capabilities: list[str], machine: Machine) -> list[EngineRequest]:
     trt = load(flavour)
-    requests = [EngineRequest(flavour, capability) for capability in capabilities or [_own_gpu(flavour, machine)]]
+    found = machine.gpu
+    gpu = "" if isinstance(found, NoGpu) else found.name
+    asked_for = capabilities or [_own_gpu(flavour, machine)]
+    requests = [EngineRequest(flavour, capability, gpu=gpu) for capability in asked_for]
     for request in requests:
         target_capability(trt, request)
         if not flavour.builds_for_other_gpus and request.compute_capability != (own := _own_gpu(flavour, machine)):

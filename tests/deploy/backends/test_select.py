@@ -74,8 +74,8 @@ def _open(outcome: BreastsegError | None) -> Callable[[Bundle, Machine], Backend
 def with_engines(bundle: Bundle) -> Bundle:
     entry = EngineEntry(
         file="engines/a.plan", flavour="tensorrt", version="10.16.1.11", compute_capability="8.6", precision="fp16",
-        min_batch=1, opt_batch=1, max_batch=8, network_sha256="0" * 64, layer_types={}, build_seconds=1,
-        verified=False, verification="not here",
+        min_batch=1, max_batch=8, workspace_bytes=1 << 30, gpu="", network_sha256="0" * 64, layer_types={},
+        build_seconds=1, verified=False, verification="not here",
     )  # fmt: skip
     engine = Artefact(
         role=ENGINE,

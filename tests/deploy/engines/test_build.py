@@ -25,6 +25,7 @@ from breastseg_deploy.engines.build import (
     build_engine,
     buildable_capabilities,
     configuration,
+    put_timings,
     target_capability,
 )
 from breastseg_deploy.engines.flavour import FLAVOURS, load
@@ -72,7 +73,7 @@ def test_tensorrt_rtx_keeps_no_timings(built: BuiltEngine) -> None:
 
 def test_the_builder_is_told_all_that_was_asked_for() -> None:
     trt: Any = load(RTX)
-    request = EngineRequest(RTX, "8.9", workspace_bytes=123 << 20, opt_batch=2, max_batch=4)
+    request = EngineRequest(RTX, "8.9", workspace_bytes=123 << 20, max_batch=4)
     builder = trt.Builder(logger(trt))
     network, _parser = parse_network(trt, builder, half_network())
     target = target_capability(trt, request)
@@ -80,7 +81,7 @@ def test_the_builder_is_told_all_that_was_asked_for() -> None:
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 123 << 20
     assert config.num_compute_capabilities == 1
     assert config.get_compute_capability(0) == trt.ComputeCapability.SM89
-    assert config.num_optimization_profiles == 1
+    assert config.num_optimization_profiles == 2
     # TF32 would round the inputs of the float32 islands to ten bits.
     assert not config.get_flag(trt.BuilderFlag.TF32)
 
@@ -97,6 +98,41 @@ def test_an_engine_that_cannot_be_loaded_where_it_was_built_is_refused(timings: 
     )
     assert said.startswith("TensorRT cannot load the engine that it has just built: ")
     assert "CUDA driver" in said
+
+
+class Timings:
+    """A builder's configuration as far as timings go; it takes those that it can read."""
+
+    def __init__(self, *readable: bytes) -> None:
+        self.readable = readable
+        self.taken: list[bytes] = []
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> bytes:
+        return serialized_timing_cache
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if cache in self.readable:
+            self.taken.append(cache)
+        return cache in self.readable
+
+
+@pytest.mark.parametrize(
+    ("readable", "taken", "words"),
+    [
+        ((b"earlier", b""), [b"earlier"], []),
+        ((b"",), [b""], ["the timings of an earlier build do not fit"]),
+        ((), [], ["the timings of an earlier build do not fit", "no timings can be kept for the next build"]),
+    ],
+)
+def test_timings_that_tensorrt_refuses_are_told(
+    readable: tuple[bytes, ...], taken: list[bytes], words: list[str]
+) -> None:
+    config: Any = Timings(*readable)
+    told: list[str] = []
+    put_timings(config, b"earlier", told.append)
+    assert config.taken == taken
+    assert [said.partition(" (")[0] for said in told] == words
 
 
 def test_steps_and_result_are_told() -> None:

@@ -38,12 +38,22 @@ def test_a_flavour_that_is_not_installed_names_the_command_that_installs_it(flav
 
 def test_an_engine_takes_one_to_eight_frames_unless_told_otherwise() -> None:
     request = EngineRequest(RTX, "8.6")
-    assert (request.min_batch, request.opt_batch, request.max_batch, request.precision) == (1, 1, 8, "fp16")
+    assert (request.min_batch, request.max_batch, request.precision) == (1, 8, "fp16")
 
 
-@pytest.mark.parametrize("batches", [(0, 1, 8), (2, 1, 8), (1, 9, 8), (1, 1, 0)])
-def test_batches_out_of_order_are_refused(batches: tuple[int, int, int]) -> None:
-    with pytest.raises(ArgumentError, match="1 <= min <= opt <= max, got"):
+@pytest.mark.parametrize(
+    ("batches", "profiles"),
+    [((1, 8), ((1, 1, 1), (1, 8, 8))), ((2, 4), ((2, 2, 2), (2, 4, 4))), ((1, 1), ((1, 1, 1),))],
+)
+def test_one_profile_is_for_the_least_batch_alone_and_one_is_tuned_for_the_largest(
+    batches: tuple[int, int], profiles: tuple[tuple[int, int, int], ...]
+) -> None:
+    assert EngineRequest(RTX, "8.6", "fp16", *batches).profiles == profiles
+
+
+@pytest.mark.parametrize("batches", [(0, 8), (2, 1), (1, 0)])
+def test_batches_out_of_order_are_refused(batches: tuple[int, int]) -> None:
+    with pytest.raises(ArgumentError, match="1 <= min <= max, got"):
         EngineRequest(RTX, "8.6", "fp16", *batches)
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from breastseg_deploy.artefacts import EngineEntry
 from breastseg_deploy.bundle import ENGINE, ENGINES, NETWORK_FP16, Bundle
 from breastseg_deploy.engines.build import BuiltEngine
-from breastseg_deploy.engines.flavour import FLAVOURS
+from breastseg_deploy.engines.flavour import FLAVOURS, FlavourName
 from breastseg_deploy.engines.request import EngineRequest
 from breastseg_deploy.engines.store import Engine, EngineKey
 from breastseg_deploy.engines.store import obtain_engine as obtain_engine_on
@@ -138,20 +139,35 @@ def test_timings_of_a_build_help_the_next(bundle: Bundle) -> None:
         {"compute_capability": "8.9"},
         {"precision": "bf16"},
         {"min_batch": 2},
-        {"opt_batch": 2},
         {"max_batch": 4},
+        {"workspace_bytes": 4 << 30},
+        {"gpu": "NVIDIA H200"},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_whatever_an_engine_is_tied_to_makes_it_another(change: dict[str, Any]) -> None:
-    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7", "8.6", "fp16", 1, 1, 8)
+    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7", "8.6", "fp16", 1, 8, 1 << 30, "")
     assert {field.name for field in fields(key)} >= set(change)
     assert replace(key, **change).digest != key.digest
 
 
 def test_an_engine_of_the_bundle_is_named_by_what_it_is_tied_to() -> None:
-    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7.1.116", "8.6", "fp16", 1, 1, 8)
-    assert key.bundle_file == "engines/tensorrt-rtx-1.7.1.116-sm86-fp16-b1-8.plan"
+    key = EngineKey("1" * 64, "tensorrt-rtx", "1.7.1.116", "8.6", "fp16", 1, 8, 1 << 30, "")
+    assert key.bundle_file == "engines/tensorrt-rtx-1.7.1.116-sm86-fp16-b1-8-w1024.plan"
+    h200 = replace(key, flavour="tensorrt", version="11.4.0.106", compute_capability="9.0", gpu="NVIDIA H200 NVL")
+    assert h200.bundle_file == "engines/tensorrt-11.4.0.106-sm90-nvidia-h200-nvl-fp16-b1-8-w1024.plan"
+
+
+@pytest.mark.parametrize(("flavour", "gpu"), [("tensorrt", "NVIDIA H200"), ("tensorrt-rtx", "")])
+def test_an_engine_of_tensorrt_alone_is_tied_to_the_model_of_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, flavour: FlavourName, gpu: str
+) -> None:
+    """An H100 and an H200 share compute capability 9.0, and TensorRT warns of plans of the other one."""
+    vendor = ModuleType("vendor")
+    vars(vendor).update(__version__="11.4")
+    monkeypatch.setitem(sys.modules, FLAVOURS[flavour].module, vendor)
+    request = EngineRequest(FLAVOURS[flavour], "9.0", gpu="NVIDIA H200")
+    assert EngineKey.of_request("1" * 64, request).gpu == gpu
 
 
 # of the bundle

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ from breastseg_deploy.backends.select import Choice
 from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.errors import BreastsegError
 from breastseg_deploy.gpu.graph import BoundNetwork
-from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline, SelfTest
+from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline, SelfTest, run_sizes
 from breastseg_deploy.inference import DeviceBackend, lies_on_gpu
 from breastseg_deploy.metrics import dice
 
@@ -72,30 +73,85 @@ def test_frames_through_kernels_and_float16_network_give_the_masks_of_the_cpu_ba
     assert {kernel for kernel, _ in cupy_on_cpu.launches} == {"edge_tensor", "logits_to_mask"}
 
 
-@pytest.mark.parametrize("count", [*range(1, MAX_BATCH + 1), 9, 17])
+@pytest.mark.parametrize("count", [*range(1, MAX_BATCH + 1), 9, 17, 29])
 def test_every_frame_of_a_batch_gets_its_own_answer(
     pipeline: GpuPipeline, network: HostNetwork, bundle: Bundle, count: int
 ) -> None:
     frames = FRAMES[np.arange(count) % MAX_BATCH]
+    for _ in range(2):
+        network.runs.clear()
+        answer = pipeline.infer(frames)
+        assert answer.mask is not None
+        assert answer.mask.shape == (count, SIDE, SIDE)
+        np.testing.assert_allclose(answer.probability, light_probability(frames, bundle), rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(answer.mask, answer.probability >= np.float32(bundle.manifest.threshold))
+    assert set(network.runs) <= {1, MAX_BATCH}
+    assert network.runs.count(MAX_BATCH) in (count // MAX_BATCH, count // MAX_BATCH + 1)
+
+
+@pytest.mark.parametrize(
+    ("frames", "padded_from", "sizes"),
+    [
+        (1, 2, [1]),
+        (2, 2, [2]),
+        (3, 4, [1, 1, 1]),
+        (4, 4, [4]),
+        (8, 8, [8]),
+        (9, 2, [8, 1]),
+        (11, 3, [8, 3]),
+        (23, 8, [8, 8, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_a_rest_is_run_whole_or_frame_by_frame(frames: int, padded_from: int, sizes: list[int]) -> None:
+    assert run_sizes(frames, padded_from) == sizes
+
+
+@pytest.mark.parametrize(
+    ("one_s", "eight_s", "served"), [(0.004, 0.009, [8]), (0.004, 0.0, [8]), (0.001, 0.009, [1, 1, 1])]
+)
+def test_the_measured_times_decide_how_a_rest_is_run(
+    pipeline: GpuPipeline, network: HostNetwork, one_s: float, eight_s: float, served: list[int]
+) -> None:
+    network.spoil = lambda logits: time.sleep(one_s if len(logits) == 1 else eight_s)
+    pipeline.infer(FRAMES[:3])
     network.runs.clear()
+    pipeline.infer(FRAMES[:3])
+    assert network.runs == served
+
+
+def test_without_the_probabilities_none_are_computed_or_copied(
+    cupy_on_cpu: ModuleType, pipeline: GpuPipeline, bundle: Bundle
+) -> None:
+    whole = pipeline.infer(FRAMES[:1])
+    copied = {}
+    for probability in (True, False):
+        cupy_on_cpu.copies.clear()
+        answer = pipeline.infer(FRAMES[:1], probability=probability)
+        copied[probability] = cupy_on_cpu.copies.count("to host")
+        np.testing.assert_array_equal(answer.mask, whole.mask)
+    assert answer.probability is None
+    assert copied == {True: 3, False: 2}  # mask and flags
+    assert segmenter(bundle, pipeline)(FRAMES[0], probability=False).probability is None
+
+
+def test_frames_are_copied_to_the_gpu_while_others_are_computed(
+    cupy_on_cpu: ModuleType, pipeline: GpuPipeline, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = FRAMES[np.arange(24) % MAX_BATCH]
+    pipeline.infer(frames)
+    copied_before_waiting: list[int] = []
+    wait = cupy_on_cpu.cuda.Event.synchronize
+
+    def synchronize(event: Any) -> None:
+        copied_before_waiting.append(cupy_on_cpu.copies.count("to device"))
+        wait(event)
+
+    monkeypatch.setattr(cupy_on_cpu.cuda.Event, "synchronize", synchronize)
+    cupy_on_cpu.copies.clear()
+    cupy_on_cpu.streams.late = True
     answer = pipeline.infer(frames)
-    assert answer.mask is not None
-    assert answer.mask.shape == (count, SIDE, SIDE)
+    assert copied_before_waiting == [2, 3, 3]  # of three runs of eight frames
     np.testing.assert_allclose(answer.probability, light_probability(frames, bundle), rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(answer.mask, answer.probability >= np.float32(bundle.manifest.threshold))
-    served = {1: [1], 8: [8], 9: [8, 1], 17: [8, 8, 1]}.get(count, [count])
-    assert [run for n, run in enumerate(network.runs) if n in _last_of_each(network.runs)] == served
-
-
-def _last_of_each(runs: list[int]) -> set[int]:
-    """Positions of the runs that served: the first two of a batch size are its preparation and a black batch."""
-    seen = [1, 1]  # prepared when the pipeline was opened
-    served = set()
-    for number, batch in enumerate(runs):
-        if seen.count(batch) >= 2:
-            served.add(number)
-        seen.append(batch)
-    return served
 
 
 def test_answers_are_the_callers_own(pipeline: GpuPipeline) -> None:
@@ -679,13 +735,13 @@ def test_each_batch_size_runs_the_goldens_before_it_serves(
     assert float16.runs == [1] + [1] * goldens
     assert list(verdicts.recorded) == [1]
     float16.runs.clear()
-    pipeline.infer(FRAMES[:4])
-    assert float16.runs == [4, 4, 4]  # preparation, goldens, frames
-    assert list(verdicts.recorded) == [1, 4]
+    pipeline.infer(FRAMES)
+    assert float16.runs == [8, 8, *[1, 8] * 3, 8]  # preparation, goldens, timed in turn, frames
+    assert list(verdicts.recorded) == [1, 8]
     assert all(result.dice >= 0.99 for results in verdicts.recorded.values() for result in results)
     float16.runs.clear()
-    pipeline.infer(FRAMES[:4])
-    assert float16.runs == [4]
+    pipeline.infer(FRAMES)
+    assert float16.runs == [8]
 
 
 def test_a_batch_size_that_has_passed_before_is_not_tested_again(
@@ -718,25 +774,30 @@ def test_a_batch_size_that_does_not_reproduce_the_goldens_never_serves(
 ) -> None:
     pipeline = open_pipeline(bundle, float16, Recorded())
 
-    def wrong_in_threes(logits: NDArray[np.float32]) -> None:
-        if len(logits) == 3:
+    def wrong_in_eights(logits: NDArray[np.float32]) -> None:
+        if len(logits) == 8:
             opposite(logits)
 
-    float16.spoil = wrong_in_threes
+    float16.spoil = wrong_in_eights
     for _ in range(2):
-        with pytest.raises(ParityError, match="in batches of 3"):
+        with pytest.raises(ParityError, match="in batches of 8"):
             pipeline.infer(FRAMES[:3])
-    assert len(pipeline.infer(FRAMES[:2]).probability) == 2
+    assert len(pipeline.infer(FRAMES[:1]).probability) == 1
 
 
-def test_the_limit_is_the_float16_networks(quick_edge: None, bundle: Bundle, float16: Float16Network) -> None:
-    limits = bundle.manifest.limits_of(FP16).model_copy(update={"worst_dice": 1.01})
+@pytest.mark.parametrize(
+    ("limit", "words"), [("worst_dice", "has Dice .*, the limit is 1.01"), ("mean_dice", "a mean Dice of .* is 1.01")]
+)
+def test_the_limits_are_the_float16_networks_for_the_worst_golden_and_for_their_mean(
+    quick_edge: None, bundle: Bundle, float16: Float16Network, limit: str, words: str
+) -> None:
+    limits = bundle.manifest.limits_of(FP16).model_copy(update={limit: 1.01})
     artefacts = tuple(
         artefact.model_copy(update={"limits": limits}) if artefact.role == FP16 else artefact
         for artefact in bundle.manifest.artefacts
     )
     strict = replace(bundle, manifest=bundle.manifest.model_copy(update={"artefacts": artefacts}))
-    with pytest.raises(ParityError, match=r"the limit is 1.01"):
+    with pytest.raises(ParityError, match=words):
         open_pipeline(strict, float16, Recorded())
 
 

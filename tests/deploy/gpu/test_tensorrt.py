@@ -76,6 +76,15 @@ class Engine:
     def get_tensor_mode(self, name: str) -> str:
         return self._tensors[name]
 
+    num_optimization_profiles = 2
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        return 0 if "no scratch" in self._trt.faults else 8000
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Sequence[int]]:
+        return [(batch, 4, SIDE, SIDE) for batch in ((1, 1, 1), (1, 8, 8))[profile_index]]
+
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name="HALF" if "half logits" in self._trt.faults and name == "logits" else "FLOAT")
 
@@ -90,7 +99,33 @@ class Engine:
         return self._trt.contexts[-1]
 
 
+class RuntimeCache:
+    """Holds what was compiled; `kernels` is bytes that name it."""
+
+    def __init__(self) -> None:
+        self.kernels: set[str] = set()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(b"kernels "):
+            return False
+        self.kernels = set(blob.decode().split()[1:])
+        return True
+
+    def serialize(self) -> bytes:
+        return " ".join(["kernels", *sorted(self.kernels)]).encode()
+
+
 class Config:
+    cache: RuntimeCache | None = None
+    refuses_cache = False
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = None if self.refuses_cache else cache
+        return not self.refuses_cache
+
     allocation: str | None = None
     cuda_graph_strategy: str | None = None
     dynamic_shapes_kernel_specialization_strategy: str | None = None
@@ -108,7 +143,16 @@ class Context:
         self.scratch: tuple[int, int] | None = None
         self.addresses: dict[str, int] = {}
         self.streams: list[int] = []
+        self.profile = 0
+        self.compiled: list[str] = []
         self._trt = trt
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        if "no profile" in self._trt.faults:
+            self._trt.complain("profile is in use")
+            return False
+        self.profile = profile_index
+        return True
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         assert self.shape is None, "a graph may have been captured from this context"
@@ -122,15 +166,14 @@ class Context:
         assert self.shape is not None
         return (self.shape[0], 2 if "two channels" in self._trt.faults else 1, *self.shape[2:])
 
-    def update_device_memory_size_for_shapes(self) -> int:
-        assert self.shape is not None, "asked before the shape is known"
-        return 0 if "no scratch" in self._trt.faults else 1000 * self.shape[0]
-
     def set_device_memory(self, memory: int, size: int) -> None:
         assert memory
         self.scratch = memory, size
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
+        if "no address" in self._trt.faults and name == "logits":
+            self._trt.complain("memory is not aligned")
+            return False
         self.addresses[name] = memory
         return True
 
@@ -138,6 +181,11 @@ class Context:
         assert self.shape is not None
         assert self.scratch is not None, "no memory to compute in"
         self.streams.append(stream_handle)
+        kernel = f"batch-{self.shape[0]}"
+        if self.config.cache is None or kernel not in self.config.cache.kernels:
+            self.compiled.append(kernel)
+        if self.config.cache is not None:
+            self.config.cache.kernels.add(kernel)
         if "fails" in self._trt.faults:
             self._trt.complain("illegal memory access")
             return False
@@ -152,10 +200,15 @@ def stream(cupy_on_cpu: ModuleType) -> Any:
 
 
 def opened(
-    monkeypatch: pytest.MonkeyPatch, trt: StandIn, stream: Any, name: FlavourName = "tensorrt", plan: bytes = PLAN
+    monkeypatch: pytest.MonkeyPatch,
+    trt: StandIn,
+    stream: Any,
+    name: FlavourName = "tensorrt",
+    plan: bytes = PLAN,
+    kernels: Kept | None = None,
 ) -> TensorRtNetwork:
     monkeypatch.setattr(tensorrt_network, "load", lambda flavour: trt)
-    return TensorRtNetwork(FLAVOURS[name], plan, (SIDE, SIDE), stream)
+    return TensorRtNetwork(FLAVOURS[name], plan, (SIDE, SIDE), stream, kernels)
 
 
 def bind(network: TensorRtNetwork, batch: int = 1) -> Any:
@@ -164,18 +217,17 @@ def bind(network: TensorRtNetwork, batch: int = 1) -> Any:
     return SimpleNamespace(enqueue=bound.enqueue, memory=(tensor, logits))
 
 
-@pytest.mark.parametrize("faults", [(), ("no scratch",)], ids=["scratch", "no scratch"])
 def test_pipeline_around_an_engine_gives_what_the_engine_computes(
-    monkeypatch: pytest.MonkeyPatch, quick_edge: None, bundle: Bundle, faults: Sequence[str]
+    monkeypatch: pytest.MonkeyPatch, quick_edge: None, bundle: Bundle
 ) -> None:
-    trt = StandIn(*faults)
+    trt = StandIn()
     pipeline = GpuPipeline(bundle, lambda stream: opened(monkeypatch, trt, stream, "tensorrt-rtx"), all_passed)
     for count in (1, 3, 1):
         found = pipeline.infer(FRAMES[:count]).probability
         np.testing.assert_allclose(found, light_probability(FRAMES[:count], bundle), atol=1e-6)
 
 
-def test_each_batch_size_has_a_context_and_scratch_memory_of_its_own(
+def test_each_batch_size_has_a_context_and_profile_of_its_own_and_all_share_one_scratch_memory(
     monkeypatch: pytest.MonkeyPatch, stream: Any
 ) -> None:
     trt = StandIn()
@@ -183,9 +235,10 @@ def test_each_batch_size_has_a_context_and_scratch_memory_of_its_own(
     kept = [bind(network, batch) for batch in (1, 8)]
     assert len(kept) == 2
     assert [context.shape for context in trt.contexts] == [(1, 4, SIDE, SIDE), (8, 4, SIDE, SIDE)]
-    sizes = [context.scratch[1] for context in trt.contexts if context.scratch]
-    assert sizes == [1000, 8000]
-    assert len({context.scratch[0] for context in trt.contexts if context.scratch}) == 2
+    assert [context.profile for context in trt.contexts] == [0, 1]
+    (scratch,) = {context.scratch for context in trt.contexts}
+    assert scratch is not None
+    assert scratch[1] == 8000
 
 
 def test_every_run_is_put_on_the_pipelines_stream(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
@@ -247,6 +300,8 @@ def test_an_engine_of_another_network_is_refused(
     ("fault", "words"),
     [
         ("no memory", r"cannot make room to run its engine: Error Code 1: out of memory"),
+        ("no profile", r"the engine cannot take 3 frames of \(128, 128\): Error Code 1: profile is in use"),
+        ("no address", r"refuses the memory of its tensor 'logits': Error Code 1: memory is not aligned"),
         ("no batches", r"the engine cannot take 3 frames of \(128, 128\): Error Code 1: .* is not in the profile"),
         ("two channels", r"\(N, 1, H, W\) = \(3, 1, 128, 128\), got \(3, 2, 128, 128\); no mask is returned"),
     ],
@@ -257,6 +312,57 @@ def test_a_batch_size_that_the_engine_cannot_take_is_refused(
     network = opened(monkeypatch, StandIn(fault), stream)
     with pytest.raises(BackendError, match=words):
         bind(network, 3)
+
+
+def test_a_batch_that_no_profile_takes_is_refused(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
+    with pytest.raises(BackendError, match=r"the engine cannot take 9 frames of \(128, 128\)"):
+        bind(opened(monkeypatch, StandIn(), stream), 9)
+
+
+def test_an_engine_that_does_not_say_what_memory_it_needs_is_refused(
+    monkeypatch: pytest.MonkeyPatch, stream: Any
+) -> None:
+    with pytest.raises(BackendError, match=r"does not say how much memory its engine computes in \(it says 0\)"):
+        opened(monkeypatch, StandIn("no scratch"), stream)
+
+
+class Kept:
+    """A place for kernels."""
+
+    def __init__(self, content: bytes | None = None) -> None:
+        self.content = content
+
+    def read(self) -> bytes | None:
+        return self.content
+
+    def write(self, content: bytes) -> None:
+        self.content = content
+
+
+def test_rtx_compiles_kernels_once_for_all_processes(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
+    kept = Kept()
+    for compiled in (["batch-1"], []):
+        trt = StandIn()
+        bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+        assert trt.contexts[0].compiled == compiled
+    assert kept.content == b"kernels batch-1"
+
+
+def test_kept_kernels_that_rtx_refuses_are_compiled_again(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
+    kept, trt = Kept(b"of another driver"), StandIn()
+    bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+    assert trt.contexts[0].compiled == ["batch-1"]
+    assert kept.content == b"kernels batch-1"
+
+
+def test_without_a_place_for_kernels_rtx_keeps_none(
+    monkeypatch: pytest.MonkeyPatch, stream: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, trt = Kept(), StandIn()
+    monkeypatch.setattr(Config, "refuses_cache", True)
+    bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+    assert kept.content is None
+    assert "kernels are compiled in every process" in caplog.text
 
 
 def test_a_run_that_fails_is_an_error_with_tensorrts_reason(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:

@@ -107,7 +107,7 @@ def test_the_bundle_holds_the_engines_that_its_manifest_names(bundle: Path) -> N
     opened = Bundle.open(bundle)
     engines = details_of(opened.manifest, ENGINE, EngineEntry)
     version = engines[0].version
-    names = [f"engines/tensorrt-rtx-{version}-sm{sm}-fp16-b1-8.plan" for sm in (86, 89)]
+    names = [f"engines/tensorrt-rtx-{version}-sm{sm}-fp16-b1-8-w1024.plan" for sm in (86, 89)]
     assert [engine.file for engine in engines] == names
     assert sorted(f"engines/{path.name}" for path in (bundle / "engines").iterdir()) == names
     assert set(names) <= opened.manifest.files.keys()
@@ -118,7 +118,7 @@ def test_the_manifest_says_what_an_engine_is_and_that_it_was_not_run(bundle: Pat
     opened = Bundle.open(bundle)
     engine = details_of(opened.manifest, ENGINE, EngineEntry)[0]
     assert (engine.flavour, engine.compute_capability, engine.precision) == ("tensorrt-rtx", "8.6", "fp16")
-    assert (engine.min_batch, engine.opt_batch, engine.max_batch) == (1, 1, 8)
+    assert (engine.min_batch, engine.max_batch) == (1, 8)
     assert engine.network_sha256 == hashlib.sha256(opened.read(NETWORK_FP16)).hexdigest()
     assert engine.layer_types["CONVOLUTION"]["HALF"] > 30
     assert engine.build_seconds > 0
