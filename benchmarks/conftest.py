@@ -177,7 +177,7 @@ def _export_plainly(checkpoint: str, shared: Path, side_px: int, say: Callable[[
     command = [sys.executable, "-m", "peers.plain_export", checkpoint, str(shared), str(side_px)]
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        say(f"it failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
+        say(f"it failed: {(done.stderr.strip().splitlines() or ['silently'])[-1]}")
 
 
 def _export(checkpoint: str, place: Path, size: int | None, frames: Path | None, say: Callable[[str], None]) -> None:

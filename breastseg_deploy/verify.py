@@ -74,7 +74,7 @@ def check_frames(
         MachineError: the other way needs onnxruntime, and it is not installed.
         BackendError: one of the two ways failed.
     """
-    way, other, limited_by = _other_way(segment)
+    route, other, limited_by = _other_route(segment)
     agreement: list[float] = []
     agreement_with_cells: list[float] = []
     truths: list[_AgainstTruth] = []
@@ -83,7 +83,7 @@ def check_frames(
             rgb = read_rgb(file, segment.manifest.frame.size_px, bit_depth)[np.newaxis]
             truth = read_truth(file, segment.manifest.frame.size_px)
             mask = segment(rgb[0]).mask
-            theirs = None if other is None else _mask(other, rgb, segment.manifest.threshold, str(way))
+            theirs = None if other is None else _mask(other, rgb, segment.manifest.threshold, str(route))
             if theirs is not None:
                 agreement.append(dice(mask, theirs))
                 agreement_with_cells += agreement[-1:] if theirs.any() else []
@@ -97,14 +97,14 @@ def check_frames(
     changes = [one.change for one in truths if one.change is not None]
     changes_with_cells = [one.change for one in with_cells if one.change is not None]
     limits = segment.manifest.limits_of(limited_by)
-    judge = _Judge(limits, segment.backend, str(way), segment.record.by_name_only)
+    judge = _Judge(limits, segment.backend, str(route), segment.record.by_name_only)
     judge.agreement({"all": agreement, "those with cells": agreement_with_cells})
     judged = len(changes_with_cells) >= LEAST_JUDGED
     if judged:
         judge.change({"all": changes, "those with cells": changes_with_cells})
     return FrameCheck(
         frames=len(files),
-        against=way,
+        against=route,
         agreement_worst_dice=min(agreement, default=None),
         agreement_mean_dice=_mean(agreement),
         agreement_mean_dice_with_cells=_mean(agreement_with_cells),
@@ -135,7 +135,7 @@ def _against_truth(
     return _AgainstTruth(bool(truth.any()), bool(mask.any()), ours, change)
 
 
-def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None, str]:
+def _other_route(segment: Segmenter) -> tuple[str | None, Backend | None, str]:
     """Another way from frame to mask than the one that serves: what to call it, itself, and whose limits both keep.
 
     Whatever serves, the other way has another preprocessing and another engine or precision; None where there is none.
@@ -147,8 +147,8 @@ def _other_way(segment: Segmenter) -> tuple[str | None, Backend | None, str]:
     return None, None, PORTABLE
 
 
-def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, way: str) -> NDArray[np.bool_]:
-    return np.asarray(backend.infer(rgb).checked(rgb.shape[:3], way)[0] >= threshold)
+def _mask(backend: Backend, rgb: NDArray[np.uint8], threshold: float, route: str) -> NDArray[np.bool_]:
+    return np.asarray(backend.infer(rgb).checked(rgb.shape[:3], route)[0] >= threshold)
 
 
 @dataclass(frozen=True)

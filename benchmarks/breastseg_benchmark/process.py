@@ -170,7 +170,7 @@ class Process:
         code = self._process.wait()
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        said = lines[-1][-_STDERR_TAIL:] if lines else "without a word"
+        said = lines[-1][-_STDERR_TAIL:] if lines else "silently"
         return f"signal {-code} ({said})" if code < 0 else f"exit code {code} ({said})"
 
 

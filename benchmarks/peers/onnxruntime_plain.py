@@ -37,7 +37,7 @@ def open_peer(setting: Setting, variant: str) -> Segment:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(plain.onnx), options, providers=providers, enable_fallback=0)
-    if session.get_providers()[0] != first:  # it falls back to the CPU without a word
+    if session.get_providers()[0] != first:  # it falls back to the CPU silently
         raise MachineError(f"onnxruntime lists {first} and cannot use it here; look at its CUDA libraries")
     if not on_gpu:
         return lambda rgb: plain.masks(

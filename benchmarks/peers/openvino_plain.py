@@ -50,5 +50,5 @@ def _quantised(setting: Setting) -> Path:
     environment = {**os.environ, "PYTHONPATH": str(_BENCHMARKS)}
     done = subprocess.run(command, cwd=_BENCHMARKS, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise BackendError(f"NNCF failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
+        raise BackendError(f"NNCF failed: {(done.stderr.strip().splitlines() or ['silently'])[-1]}")
     return network

@@ -67,10 +67,10 @@ def _refuse_overwriting(files: Sequence[FrameFile], arguments: argparse.Namespac
     """Refuse an output folder where a result would replace a frame, a ground-truth mask or another result."""
     from breastseg_deploy.errors import OutputError
 
-    taken = {place.resolve(): "a frame" for file in files for place in (file.path, file.truth or file.path)}
+    used_by = {place.resolve(): "a frame" for file in files for place in (file.path, file.truth or file.path)}
     for file in files:
         for what, target in _targets(file, arguments).items():
-            other = taken.setdefault(target.resolve(), f"the {what} of {file.path}")
+            other = used_by.setdefault(target.resolve(), f"the {what} of {file.path}")
             if other != f"the {what} of {file.path}":
                 raise OutputError(
                     f"{target} would become the {what} of {file.path} and is {other} already; "

@@ -68,7 +68,7 @@ class _Bound:
 def open_network(bundle: Bundle, stream: Any, device: int) -> OnnxRuntimeNetwork:
     """`network.fp16.onnx` on the GPU and nowhere else.
 
-    ONNX Runtime would serve from the CPU without a word where the GPU cannot be used or an operator is missing, so its
+    ONNX Runtime would serve from the CPU silently where the GPU cannot be used or an operator is missing, so its
     fallbacks are off, and the session is asked what it runs on.
 
     Args:

@@ -42,7 +42,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_train.evaluate.table import COLUMNS, aligned, rows_of
 
     if arguments.gate and arguments.tta:
-        raise ArgumentError("--gate was calibrated on frames seen once, so --tta cannot go with it; leave one away")
+        raise ArgumentError("--gate was calibrated on frames seen once, so --tta cannot go with it; omit one")
     samples = read_data_set(arguments.data, arguments.splits).samples(arguments.splits)
     skips: list[bool] = []
     with _opened(arguments, samples, skips) as (described, predict, threshold):
@@ -100,7 +100,7 @@ def _opened(
         return
     if arguments.backend != "auto" or arguments.strict or arguments.gate:
         raise ArgumentError(
-            "--backend, --strict and --gate are for bundles; a checkpoint runs in PyTorch: leave them away"
+            "--backend, --strict and --gate are for bundles; a checkpoint runs in PyTorch: omit them"
         )
 
     from breastseg_train.run.experiment import experiment_predictor

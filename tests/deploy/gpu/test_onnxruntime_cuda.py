@@ -1,4 +1,4 @@
-"""ONNX Runtime must compute on the GPU or say that it cannot: it would rather serve from the CPU without a word."""
+"""ONNX Runtime must compute on the GPU or say that it cannot: it would rather serve from the CPU silently."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class TrainingProgress(lightning.Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """End without a word: what follows is the error's."""
+        """End silently: what follows is the error's."""
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
 

@@ -57,7 +57,7 @@ def run_in_processes(function: Callable[..., Any], count: int, *arguments: Any) 
 
     Raises:
         BreastsegError: what a process raised; the others are ended.
-        TrainingError: a process ended without a word, such as one killed for its memory.
+        TrainingError: a process ended silently, such as one killed for its memory.
     """
     context = multiprocessing.get_context("spawn")
     work, port = pickle.dumps((function, arguments)), _free_port()

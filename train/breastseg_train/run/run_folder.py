@@ -145,10 +145,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     try:
         if not (folder / RESUME).is_file():
-            raise OutputError(f"{folder} holds no whole epoch to go on from ({RESUME} is missing); leave --resume away")
+            raise OutputError(f"{folder} holds no whole epoch to go on from ({RESUME} is missing); omit --resume")
         return dict(json.loads((folder / RUN).read_text()))
     except (OSError, ValueError) as err:
-        raise OutputError(f"{folder} holds no run ({RUN} is missing or damaged); leave --resume away") from err
+        raise OutputError(f"{folder} holds no run ({RUN} is missing or damaged); omit --resume") from err
 
 
 def read_figures(folder: Path) -> list[dict[str, float]]:
