@@ -16,7 +16,7 @@ from breastseg_deploy.preprocess import gabor
 from breastseg_export import parity, runners, samples
 from breastseg_export.formats import gate as gate_format
 from breastseg_export.formats import int8
-from breastseg_export.precision import islands, ranges
+from breastseg_export.precision import islands, ranges, sums
 from breastseg_train.data import augment, mask_statistics
 from breastseg_train.evaluate import error_analysis, evaluation, frame_figures, prediction
 from breastseg_train.network import front, model
@@ -85,6 +85,8 @@ DECISIONS = [
 PROMISES = [
     ("bundle.md: float32 worst, mean, change", limits(parity.FP32_LIMITS), (0.9999, 0.9999, 0.001)),
     ("bundle.md: float16 worst, mean, change", limits(parity.FP16_LIMITS), (0.99, 0.999, 0.001)),
+    ("bundle.md: float16 sums worst, mean, change", limits(parity.FLOAT16_SUMS_LIMITS), (0.99, 0.99, 0.01)),
+    ("bundle.md: float16 sums, products between two roundings", sums.PRODUCTS, 16),
     ("bundle.md: INT8 worst, mean, change", limits(parity.INT8_LIMITS), (0.97, 0.99, 0.002)),
     ("bundle.md: edge channel against float64", runners._EDGE_TOLERANCE, 1e-5),
     ("bundle.md: islands, share of the allowed error", islands.halved(parity.FP16_LIMITS).mean_dice, 0.9995),

@@ -155,8 +155,15 @@ def _reject(work: Work, made: Sequence[Made], run: ParityRun) -> NoReturn:
     try:
         check(run.summaries)
     except ParityError as err:
-        raise ParityError(f"{err}; no bundle was written, the worst frames are in {rejected}") from err
+        advice = "".join(f"; {one}" for one in _advice(made, run))
+        raise ParityError(f"{err}; no bundle was written, the worst frames are in {rejected}{advice}") from err
     raise AssertionError("an export is rejected for a limit alone")
+
+
+def _advice(made: Sequence[Made], run: ParityRun) -> list[str]:
+    """What to do, where each artefact that misses a limit says so."""
+    missing = [one for one in made if failures({way.title: run.summaries[way.title] for way in one.compared})]
+    return [one.advice for one in missing] if all(one.advice for one in missing) else []
 
 
 def _told(made: Made, run: ParityRun) -> Told:

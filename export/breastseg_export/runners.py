@@ -69,14 +69,19 @@ def probability(logits: NDArray[np.float32]) -> Probability:
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
-def session(graph: onnx.ModelProto, *, keeps_memory: bool = True) -> Any:
-    """A graph in ONNX Runtime on the CPU; without `keeps_memory`, what a run needed goes back after it."""
+def session(graph: onnx.ModelProto, *, keeps_memory: bool = True, threads: int = 0) -> Any:
+    """A graph in ONNX Runtime on the CPU.
+
+    Args:
+        graph: the graph.
+        keeps_memory: for its next run; else what a run needed goes back after it.
+        threads: that it computes on; 0 for as many as there are cores.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = keeps_memory
-    return onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-    )
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:

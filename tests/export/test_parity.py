@@ -112,6 +112,22 @@ def test_every_missed_limit_is_named() -> None:
         assert words in str(caught.value)
 
 
+def test_an_artefact_that_runs_on_some_frames_alone_is_held_to_its_limits_there() -> None:
+    few = {"square-0", "square-1"}
+    compared = [
+        Compared("model", "engine", perfect, FP16_LIMITS),
+        Compared("model", "careless", flipping(16), FP16_LIMITS, few),
+    ]
+    run = compare(perfect, compared, Discs(), 0.5)
+    assert {figures.name for figures in run.figures["model in careless"]} == few
+    assert [run.summaries[title].frames for title in ("model in engine", "model in careless")] == [5, 2]
+    (missed,) = {failure.split(":")[0] for failure in failures(run.summaries)}
+    assert missed == "model in careless"
+    page = report_html("toy", run, "5 squares", [], 0.5)
+    assert "<td>model in engine</td>" in page
+    assert "<td>model in careless, 2 hardest frames</td>" in page
+
+
 def test_an_answer_that_is_not_finite_fails() -> None:
     run = run_with(not_finite)
     assert run.summaries["model in engine"].worst_dice == 0

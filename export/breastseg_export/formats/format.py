@@ -80,6 +80,7 @@ class Made:
         tell: what to say of it, given its parity; raises a ParityError where something beside the masks is wrong.
         holds_goldens: whether goldens are held to their Dice at the export.
         larger: another attempt, after one that missed a limit; None where there is none left.
+        advice: what to do where it alone misses a limit.
     """
 
     role: str
@@ -90,6 +91,7 @@ class Made:
     tell: Callable[[ParityRun], Told] = lambda _: Told()
     holds_goldens: bool = False
     larger: Callable[[], Made | None] = lambda: None
+    advice: str = ""
 
 
 @dataclass(frozen=True)

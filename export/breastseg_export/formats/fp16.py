@@ -8,11 +8,12 @@ from breastseg_deploy.bundle import FP16, NETWORK_FP16
 from breastseg_deploy.progress import Progress
 from breastseg_export import runners
 from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, Made, Told, Work
-from breastseg_export.parity import FP16_LIMITS, Compared, ParityRun, stricter
+from breastseg_export.parity import FLOAT16_SUMS_LIMITS, FP16_LIMITS, Compared, ParityRun, stricter
 from breastseg_export.precision.half import half_network
 from breastseg_export.precision.islands import IslandSearch, described, watched_frames
 from breastseg_export.precision.layers import Groups
 from breastseg_export.precision.ranges import SAFE_MAGNITUDE, Watch, necessary_islands
+from breastseg_export.precision.sums import FLOAT16_SUMS, PRODUCTS, network_summing_in_float16
 from breastseg_export.report import rendered
 from breastseg_export.samples import Samples
 
@@ -59,7 +60,9 @@ def _attempt(
         details = described(search, groups, watch, necessary)
         peak = f"{details.largest_activation:.1f} at {details.largest_activation_layer} (float16 ends at 65504)"
         facts = (("float32 islands", f"{len(details.fp32_islands)} nodes"), ("largest activation", peak))
-        return Told(details, facts, rendered("islands.html.j2", half=details, safe_magnitude=SAFE_MAGNITUDE))
+        return Told(
+            details, facts, rendered("islands.html.j2", half=details, safe_magnitude=SAFE_MAGNITUDE, products=PRODUCTS)
+        )
 
     def larger() -> Made | None:
         more = search.larger(groups) if attempts_left else None
@@ -70,7 +73,17 @@ def _attempt(
         {NETWORK_FP16: half.SerializeToString},
         (TENSOR_SPEC,),
         (LOGITS_SPEC,),
-        (Compared(NETWORK_FP16, "ONNX Runtime", runners.network_in_onnxruntime(half, work.gabor), limits),),
+        (
+            Compared(NETWORK_FP16, "ONNX Runtime", runners.network_in_onnxruntime(half, work.gabor), limits),
+            Compared(
+                NETWORK_FP16,
+                FLOAT16_SUMS,
+                network_summing_in_float16(half, work.gabor),
+                stricter(FLOAT16_SUMS_LIMITS, work.settings.min_dice),
+                search.frame_names,
+            ),
+        ),
         tell,
         larger=larger,
+        advice="--precision fp32 exports without the float16 network",
     )

@@ -15,7 +15,8 @@ FLOAT, FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 _ALWAYS_FLOAT32 = {("Resize", 1), ("Resize", 2)}
 """Inputs that ONNX wants in float32 whatever the type of the data: region and scales."""
 
-_HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+"""Operations that add products up."""
 _SUFFIX = {FLOAT: "/fp32", FLOAT16: "/fp16"}
 
 
@@ -154,7 +155,7 @@ def _retype(tensor: TensorProto, old: int, new: int) -> None:
 
 def _check_heavy_nodes(half: ModelProto, islands: Collection[str]) -> None:
     types = value_types(half)
-    heavy = [node for node in half.graph.node if node.op_type in _HEAVY and node.name not in islands]
+    heavy = [node for node in half.graph.node if node.op_type in HEAVY and node.name not in islands]
     wrong = [node.name for node in heavy if {types.get(name) for name in node.input if name} != {FLOAT16}]
     if wrong:
         raise ArgumentError(
