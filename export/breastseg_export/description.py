@@ -93,6 +93,7 @@ class Exported:
             name=str(details.get("name", Path(self.settings.checkpoint).stem)),
             encoder=architecture.encoder,
             decoder_channels=architecture.decoder_channels,
+            pool_window_px=architecture.pool_window_px,
             frame=contract,
             gabor=GaborBank(**asdict(architecture.gabor), sha256=bank_sha256(architecture.gabor)),
             normalisation=Normalisation(mean=IMAGENET_MEAN, std=IMAGENET_STD),
