@@ -152,6 +152,7 @@ class Manifest(Part):
     name: str
     encoder: str
     decoder_channels: tuple[int, ...]
+    pool_window_px: int | None = None
     frame: FrameContract
     gabor: GaborBank
     normalisation: Normalisation

@@ -102,6 +102,7 @@ class Description:
             name=str(details.get("name", Path(settings.checkpoint).stem)),
             encoder=architecture.encoder,
             decoder_channels=architecture.decoder_channels,
+            pool_window_px=architecture.pool_window_px,
             frame=self.frame,
             gabor=GaborBank(**asdict(architecture.gabor), sha256=bank_sha256(architecture.gabor)),
             normalisation=Normalisation(mean=IMAGENET_MEAN, std=IMAGENET_STD),

@@ -30,7 +30,10 @@ POOLS = ("ReduceMean", "GlobalAveragePool")
 """They sum a whole plane, in a precision that is the engine's business: a GPU that sums in float16 overflows in the
 squeeze-and-excitation blocks of EfficientNet (google-ai-edge/LiteRT issue 9249)."""
 
-_NEVER_LARGER = ("Relu", "Sigmoid", "Concat", "Resize", "MaxPool", *POOLS)
+LOCAL_POOL = "AveragePool"
+"""It sums a window, likewise; held to what the largest value would add up to there."""
+
+_NEVER_LARGER = ("Relu", "Sigmoid", "Concat", "Resize", "MaxPool", LOCAL_POOL, *POOLS)
 """What they give lies within the range of what they read (or of 0 to 1), so nobody needs to look."""
 
 
@@ -131,9 +134,16 @@ def necessary_islands(network: ModelProto, ranges: Ranges) -> dict[str, str]:
             reasons[node.name] = f"weights over {FLOAT16_MAX:.0f}"
         elif node.op_type in POOLS and ranges.plane_sums.get(node.name, 0.0) > SAFE_MAGNITUDE:
             reasons[node.name] = f"plane sums over {SAFE_MAGNITUDE:.0f}"
+        elif node.op_type == LOCAL_POOL and _window(node) * reach.get(node.input[0], 0.0) > SAFE_MAGNITUDE:
+            reasons[node.name] = f"window sums over {SAFE_MAGNITUDE:.0f}"
         elif node.op_type in POOLS and sizes.get(node.input[0], 0) > COUNTABLE:
             reasons[node.name] = f"planes of over {COUNTABLE} values"
     return reasons
+
+
+def _window(pool: NodeProto) -> int:
+    """Number of values that a local pool sums."""
+    return math.prod(next(list(entry.ints) for entry in pool.attribute if entry.name == "kernel_shape"))
 
 
 def _largest_weight(tensor: onnx.TensorProto) -> float:

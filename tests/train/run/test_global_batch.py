@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import distributed, nn
 
 from breastseg_deploy.errors import ArgumentError
-from breastseg_train.run.global_batch import gathered, gathered_rows, normalise_over_all_processes
+from breastseg_train.network.architecture import Architecture
+from breastseg_train.network.model import SegmentationModel
+from breastseg_train.run.global_batch import GlobalBatchNorm2d, gathered, gathered_rows, normalise_over_all_processes
 from breastseg_train.run.loss import combined_loss
 from breastseg_train.run.processes import place, run_in_processes
 
@@ -108,6 +111,24 @@ def test_in_evaluation_a_global_batch_norm_is_the_plain_one() -> None:
     normalise_over_all_processes(shared)
     tensor = torch.randn(NORM_SHAPE, generator=torch.Generator().manual_seed(0))
     assert torch.equal(shared.eval()(tensor), plain.eval()(tensor))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_timms_batch_norm_normalises_and_activates_as_before(training: bool) -> None:
+    plain = nn.Sequential(BatchNormAct2d(3, act_layer=nn.ReLU6, inplace=False)).double().train(training)
+    shared = deepcopy(plain)
+    normalise_over_all_processes(shared)
+    tensor = 4 * torch.randn(NORM_SHAPE, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(shared(tensor), plain(tensor))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(shared.state_dict()[name], value)
+
+
+def test_the_lite_encoders_train_in_several_processes() -> None:
+    model = SegmentationModel(Architecture("tu-tf_efficientnet_lite0", (16,) * 5))
+    normalise_over_all_processes(model)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert all(isinstance(layer, GlobalBatchNorm2d) for layer in norms)
 
 
 def test_a_batch_norm_of_another_kind_is_refused_by_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -91,15 +92,29 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance * (count / (count - 1)), momentum)
 
 
+class GlobalBatchNormAct2d(GlobalBatchNorm2d):
+    """The same for timm's batch norm, which drops and activates what it normalised."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class's name
+        """Normalise (N, C, H, W), then what timm's does."""
+        activated: Tensor = self.act(self.drop(super().forward(input)))
+        return activated
+
+
 def normalise_over_all_processes(model: nn.Module) -> None:
     """Turn every batch norm of a model into a global one, its tensors and their names as they are.
 
     Raises:
-        ArgumentError: a batch norm that is not torch's plain two-dimensional one.
+        ArgumentError: a batch norm that is neither torch's plain two-dimensional one nor timm's.
     """
     for name, layer in model.named_modules():
         if type(layer) is nn.BatchNorm2d and layer.affine:
             layer.__class__ = GlobalBatchNorm2d
+        elif type(layer) is BatchNormAct2d and layer.affine:
+            layer.__class__ = GlobalBatchNormAct2d  # type: ignore[assignment]
         elif isinstance(layer, _BatchNorm):
             raise ArgumentError(
                 f"{name} is a {type(layer).__name__}, and over several processes only BatchNorm2d with weights can be "
