@@ -99,9 +99,7 @@ def _opened(
             yield described, bundle_predictor(segment, skips), segment.manifest.threshold
         return
     if arguments.backend != "auto" or arguments.strict or arguments.gate:
-        raise ArgumentError(
-            "--backend, --strict and --gate are for bundles; a checkpoint runs in PyTorch: omit them"
-        )
+        raise ArgumentError("--backend, --strict and --gate are for bundles; a checkpoint runs in PyTorch: omit them")
 
     from breastseg_train.run.experiment import experiment_predictor
 

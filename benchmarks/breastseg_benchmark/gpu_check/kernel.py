@@ -13,7 +13,7 @@ import numpy as np
 from breastseg_benchmark.gpu_check.machine import needed_cupy
 from breastseg_benchmark.gpu_check.step import Finding, Settings, Skip
 from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.gpu import ops
+from breastseg_deploy.gpu.ops import Kernels
 from breastseg_deploy.preprocess import tensor as preprocess
 from breastseg_deploy.preprocess.gabor import GaborParameters
 
@@ -39,7 +39,7 @@ def small() -> float:
         Skip: there is no GPU.
     """
     cupy: Any = needed_cupy()
-    rng = np.random.default_rng(0)
+    rng, kernels = np.random.default_rng(0), Kernels(_ODD, GaborParameters())
     errors = []
     for channels in (1, 3):
         for dtype, bits in ((np.uint8, None), (np.uint16, 12)):
@@ -47,12 +47,12 @@ def small() -> float:
             wanted = preprocess.network_input(rgb_batch(frames, _ODD, bit_depth=bits))
             out, flag = cupy.empty(wanted.shape, np.float32), cupy.zeros((1,), np.int32)
             given = cupy.asarray(frames)
-            ops.network_input(given, _ODD, GaborParameters(), bit_depth=bits, out=out, over_range=flag)
+            kernels.network_input(given, bit_depth=bits, out=out, over_range=flag)
             errors.append(float(np.abs(out.get() - wanted).max()))
     logits = rng.normal(0, 4, (2, 1, *_ODD)).astype(np.float32)
     mask, probability = cupy.empty((2, *_ODD), np.uint8), cupy.empty((2, *_ODD), np.float32)
     flag = cupy.empty((1,), np.int32)
-    ops.mask_of_logits(cupy.asarray(logits), 0.5, mask=mask, probability=probability, not_finite=flag)
+    kernels.mask_of_logits(cupy.asarray(logits), 0.5, mask=mask, probability=probability, not_finite=flag)
     errors.append(float(np.abs(probability.get() - 1 / (1 + np.exp(-logits[:, 0]))).max()))
     if not np.array_equal(mask.get(), probability.get() >= 0.5):
         raise AssertionError("the mask kernel's mask is not where its probability reaches the threshold")
@@ -65,14 +65,14 @@ def _times(size_px: tuple[int, int], rounds: int) -> tuple[float, float]:
     frames = cupy.asarray(np.random.default_rng(0).integers(0, 256, (1, *size_px, 3), np.uint8))
     tensor, logits = cupy.empty((1, 4, *size_px), np.float32), cupy.zeros((1, 1, *size_px), np.float32)
     mask, probability = cupy.empty((1, *size_px), np.uint8), cupy.empty((1, *size_px), np.float32)
-    flag, bank = cupy.zeros((1,), np.int32), GaborParameters()
+    flag, kernels = cupy.zeros((1,), np.int32), Kernels(size_px, GaborParameters())
     marks = [cupy.cuda.Event() for _ in range(3)]
     taken: list[tuple[float, float]] = []
     for _ in range(rounds + 10):
         marks[0].record()
-        ops.network_input(frames, size_px, bank, out=tensor, over_range=flag)
+        kernels.network_input(frames, out=tensor, over_range=flag)
         marks[1].record()
-        ops.mask_of_logits(logits, 0.5, mask=mask, probability=probability, not_finite=flag)
+        kernels.mask_of_logits(logits, 0.5, mask=mask, probability=probability, not_finite=flag)
         marks[2].record()
         marks[2].synchronize()
         taken.append(tuple(cupy.cuda.get_elapsed_time(*marks[at : at + 2]) for at in (0, 1)))

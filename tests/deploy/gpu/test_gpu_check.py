@@ -22,7 +22,7 @@ from breastseg_benchmark.gpu_check.step import STEPS, Finding, Settings, Skip, S
 from breastseg_deploy import Segmenter
 from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.backends.select import Choice
-from breastseg_deploy.bundle import NETWORK_FP16, Bundle
+from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.gpu.pipeline import GpuPipeline
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
@@ -150,7 +150,7 @@ def test_steps_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> None:
 @pytest.fixture
 def segment(bundle: Bundle, network: HostNetwork, quick_edge: None) -> Segmenter:
     pipeline = GpuPipeline(bundle, lambda stream: network, all_passed)
-    return Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, NETWORK_FP16))
+    return Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, FP16))
 
 
 def test_frames_that_are_waited_for_pass_the_race(cupy_on_cpu: ModuleType, segment: Segmenter) -> None:

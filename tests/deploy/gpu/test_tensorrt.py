@@ -343,14 +343,16 @@ def test_rtx_compiles_kernels_once_for_all_processes(monkeypatch: pytest.MonkeyP
     kept = Kept()
     for compiled in (["batch-1"], []):
         trt = StandIn()
-        bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+        bound = bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept))
+        bound.enqueue()
         assert trt.contexts[0].compiled == compiled
     assert kept.content == b"kernels batch-1"
 
 
 def test_kept_kernels_that_rtx_refuses_are_compiled_again(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
     kept, trt = Kept(b"of another driver"), StandIn()
-    bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+    bound = bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept))
+    bound.enqueue()
     assert trt.contexts[0].compiled == ["batch-1"]
     assert kept.content == b"kernels batch-1"
 
@@ -360,7 +362,8 @@ def test_without_a_place_for_kernels_rtx_keeps_none(
 ) -> None:
     kept, trt = Kept(), StandIn()
     monkeypatch.setattr(Config, "refuses_cache", True)
-    bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+    bound = bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept))
+    bound.enqueue()
     assert kept.content is None
     assert "kernels are compiled in every process" in caplog.text
 
