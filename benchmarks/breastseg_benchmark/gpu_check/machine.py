@@ -27,6 +27,8 @@ def versions(settings: Settings, machine: Machine | None = None) -> Finding:
             broken.append(name)
     if isinstance(gpu, NoGpu):
         return Finding("failed", gpu.reason, figures)
+    if figures["cupy"] == "not installed":
+        return Finding("failed", f"{gpu}; CuPy is not installed: pip install 'breastseg-deploy[gpu]'", figures)
     words = f"{gpu}, {gpu.memory_bytes / 2**30:.1f} GiB, CUDA up to {gpu.cuda}"
     return Finding(
         "failed" if broken else "passed", words + (f"; broken: {', '.join(broken)}" if broken else ""), figures

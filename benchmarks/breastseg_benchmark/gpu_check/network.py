@@ -15,6 +15,7 @@ from breastseg_benchmark.gpu_check.step import Finding, Settings, Skip
 from breastseg_deploy.errors import BreastsegError, MachineError
 from breastseg_deploy.gpu import onnxruntime_cuda
 from breastseg_deploy.gpu.graph import BoundNetwork, launcher
+from breastseg_deploy.machine import Machine
 from breastseg_deploy.nvidia import DEVICE, NoGpu
 
 _SIZE = (512, 512)
@@ -28,7 +29,7 @@ _VARIANTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def write_b7(settings: Settings) -> Finding:
+def write_b7(settings: Settings, architecture: Any = None) -> Finding:
     """Export a B7 with random weights to float16, its pools in float32; parity is no subject here.
 
     Raises:
@@ -43,7 +44,7 @@ def write_b7(settings: Settings) -> Finding:
     except ImportError as err:
         raise Skip(f"the export code needs {err.name}: pip install 'breastseg-deploy[export]'") from err
     started = time.perf_counter()
-    model = SegmentationModel(Architecture("efficientnet-b7")).eval()
+    model = SegmentationModel(architecture or Architecture("efficientnet-b7")).eval()
     network = export_network(model, _SIZE)
     pools = [node.name for node in network.graph.node if node.op_type in POOLS]
     content = half_network(network, pools).SerializeToString()
@@ -72,16 +73,15 @@ def b7_onnxruntime(settings: Settings) -> Finding:
     return _in_words(figures)
 
 
-def b7_tensorrt(settings: Settings) -> Finding:
+def b7_tensorrt(settings: Settings, machine: Machine | None = None) -> Finding:
     """TensorRT and TensorRT-RTX, where they are: the build, then the engine's time."""
     from breastseg_deploy.engines.build import build_engine, buildable_capabilities
     from breastseg_deploy.engines.flavour import FLAVOURS
     from breastseg_deploy.engines.request import EngineRequest
     from breastseg_deploy.gpu.tensorrt import TensorRtNetwork
-    from breastseg_deploy.machine import Machine
 
     cupy: Any = needed_cupy()
-    network, gpu = _network(settings), Machine().gpu
+    network, gpu = _network(settings), (machine or Machine()).gpu
     if isinstance(gpu, NoGpu):
         raise Skip(gpu.reason)
     figures: dict[str, Any] = {}

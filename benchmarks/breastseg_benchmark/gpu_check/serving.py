@@ -42,37 +42,44 @@ def onnxruntime_cuda(settings: Settings) -> Finding:
 
 
 def serve(settings: Settings, backend: str) -> Finding:
-    """Open the bundle, run its goldens, and watch the GPU's memory as each batch size is first used.
+    """Open the bundle and see what it gives.
 
     Raises:
         Skip: the backend lacks something here.
     """
     cupy: Any = needed_cupy()
-    before = cupy.cuda.Device().mem_info[0]
-    held: dict[str, int] = {}
-    started = time.perf_counter()
+    free, started = cupy.cuda.Device().mem_info[0], time.perf_counter()
     with _opened(settings, backend) as segment:
-        figures: dict[str, Any] = {"opened in, s": time.perf_counter() - started, "reason": segment.backend_reason}
-        frame = _frame(segment)
-        for name, frames in {"opened": None, "one frame": [frame], "eight frames": [frame] * 8}.items():
-            if frames is not None:
-                segment.batch(frames)
-            held[name] = before - cupy.cuda.Device().mem_info[0]
-        goldens = segment.self_test()
-        artefact = segment.manifest.artefact(FP16)
-        exported = [] if artefact is None else [(one.engine, one.mean_dice, one.worst_dice) for one in artefact.parity]
-        figures |= {
-            "goldens' worst Dice": min(one.dice for one in goldens),
-            "goldens' mean Dice": mean(one.dice for one in goldens),
-            "largest probability error": max(one.largest_probability_error for one in goldens),
-            "at the export: engine, mean and worst Dice": exported,
-            "GPU memory held, bytes": held,
-            "stages of one frame, ms": _stages(segment, [frame]),
-            "stages of eight frames, ms": _stages(segment, [frame] * 8),
-        }
-        total, worst = figures["stages of one frame, ms"]["total"], figures["goldens' worst Dice"]
-        words = f"goldens pass, worst Dice {worst:.6f}; {total:.2f} ms a frame"
-        return Finding("passed", f"{words}; {held['eight frames'] / 1e9:.2f} GB with both batch sizes", figures)
+        opened_s = time.perf_counter() - started
+        return served(segment, cupy, free, opened_s)
+
+
+def served(segment: Segmenter, cupy: Any, free_before: int, opened_s: float) -> Finding:
+    """Goldens and stages by an open segmenter, and the GPU's memory as each batch size is first used."""
+
+    def held() -> int:
+        return int(free_before - cupy.cuda.Device().mem_info[0])
+
+    frame, memory = _frame(segment), {"opened": held()}
+    for name, count in (("one frame", 1), ("eight frames", 8)):
+        segment.batch([frame] * count)
+        memory[name] = held()
+    goldens = segment.self_test()
+    artefact = segment.manifest.artefact(FP16)
+    exported = [] if artefact is None else [(one.engine, one.mean_dice, one.worst_dice) for one in artefact.parity]
+    worst, stages = min(one.dice for one in goldens), _stages(segment, [frame])
+    figures = {
+        "opened in, s": opened_s,
+        "reason": segment.backend_reason,
+        "goldens: mean and worst Dice": (mean(one.dice for one in goldens), worst),
+        "at the export: engine, mean and worst Dice": exported,
+        "largest probability error": max(one.largest_probability_error for one in goldens),
+        "GPU memory held, bytes": memory,
+        "stages of one frame, ms": stages,
+        "stages of eight frames, ms": _stages(segment, [frame] * 8),
+    }
+    words = f"goldens pass, worst Dice {worst:.6f}; {stages['total']:.2f} ms a frame"
+    return Finding("passed", f"{words}; {memory['eight frames'] / 1e9:.2f} GB with both batch sizes", figures)
 
 
 def race(settings: Settings) -> Finding:

@@ -11,8 +11,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
-from host_network import HostNetwork, all_passed
+from cuda_cpu import fake_cupy
+from host_network import Float16Network, HostNetwork, all_passed
 
 from breastseg_benchmark.gpu_check import kernel, network, serving
 from breastseg_benchmark.gpu_check.machine import versions
@@ -26,6 +28,7 @@ from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.gpu.pipeline import GpuPipeline
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
+from breastseg_train.network.architecture import Architecture
 
 NOWHERE = Settings("bundle", "output")
 STEP = Step("a step", "machine:versions", 5)
@@ -121,8 +124,16 @@ def test_the_command_writes_json_and_page_and_fails_without_a_gpu(tmp_path: Path
 # the steps
 
 
-def test_versions_name_the_gpu_and_the_libraries() -> None:
-    gpu = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
+GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
+
+
+def test_versions_name_the_gpu_and_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = GPU
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    without = versions(NOWHERE, Machine(gpu=gpu))
+    assert without.verdict == "failed"
+    assert "CuPy is not installed: pip install 'breastseg-deploy[gpu]'" in without.words
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
     found = versions(NOWHERE, Machine(gpu=gpu))
     assert found.verdict == "passed"
     assert found.words == "NVIDIA Test, compute capability 8.6, driver 580.82, 24.0 GiB, CUDA up to 13.0"
@@ -187,6 +198,43 @@ def test_an_engine_is_timed_in_both_batch_sizes(cupy_on_cpu: ModuleType, monkeyp
     figures = network.timed(cupy_on_cpu, stream, inner.bind, capture=False)
     assert set(figures) == {"1 frames, ms", "8 frames, ms", "GB held after 1", "GB held after 8"}
     assert set(inner.runs) == {1, 8}
+
+
+def test_a_backend_is_served_with_its_memory_and_stages(
+    cupy_on_cpu: ModuleType, quick_edge: None, bundle: Bundle, float16: Float16Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_CALLS", 1)
+    pipeline = GpuPipeline(bundle, lambda stream: float16, all_passed)
+    segment = Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, FP16))
+    found = serving.served(segment, cupy_on_cpu, 8 << 30, 1.5)
+    assert found.verdict == "passed"
+    assert "goldens pass, worst Dice" in found.words
+    assert list(found.figures["GPU memory held, bytes"]) == ["opened", "one frame", "eight frames"]
+    assert found.figures["at the export: engine, mean and worst Dice"]
+    assert "network" in found.figures["stages of eight frames, ms"]
+
+
+@pytest.fixture
+def small_b7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings with the network that the export code writes, of a smaller encoder for smaller frames."""
+    monkeypatch.setattr(network, "_SIZE", (64, 64))
+    settings = Settings("bundle", str(tmp_path))
+    found = network.write_b7(settings, Architecture("resnet18", (16,) * 5))
+    assert found.verdict == "passed"
+    return settings
+
+
+@needs_no_gpu
+def test_the_export_code_writes_a_network_that_every_engine_takes_and_none_runs_without_a_gpu(
+    cupy_on_cpu: ModuleType, small_b7: Settings
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    with pytest.raises(Skip) as skipped:
+        network.b7_tensorrt(small_b7, Machine(gpu=GPU))
+    assert "tensorrt: tensorrt is needed here and not installed" in str(skipped.value)
+    assert "tensorrt-rtx: TensorRT-RTX" in str(skipped.value)  # built from that network, and then
+    assert "cannot load this engine on this GPU" in str(skipped.value)
+    onnxruntime.InferenceSession(str(small_b7.b7_network), providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def test_no_engine_that_runs_is_a_step_skipped() -> None:
