@@ -88,8 +88,9 @@ def build_engine(
         config.builder_optimization_level = _THOROUGH
         put_timings(config, timing_cache, say)
     started = time.perf_counter()
-    log.forget_errors()
-    memory = builder.build_serialized_network(network, config)
+    with log.heard():
+        memory = builder.build_serialized_network(network, config)
+        reason = log.first_error()
     seconds = time.perf_counter() - started
     del parser  # it owned the network's weights until here
     if progress.failure is not None:
@@ -97,7 +98,7 @@ def build_engine(
     if memory is None:
         raise BackendError(
             f"{title} could not build an engine for compute capability {request.compute_capability}: "
-            f"{log.first_error()}; see its log under Python's logger {log.LOG.name!r}"
+            f"{reason}; see its log under Python's logger {log.LOG.name!r}"
         )
     plan = bytes(memory)
     say(f"built {len(plan):,} bytes in {seconds:.1f} s: {_words(histogram)}")
@@ -141,8 +142,8 @@ def target_capability(trt: TensorRT, request: EngineRequest) -> Enumerator | Non
     return found
 
 
+@log.heard()
 def _builder(trt: TensorRT, flavour: Flavour) -> Builder:
-    log.forget_errors()
     try:
         return trt.Builder(log.logger(trt))
     except (RuntimeError, TypeError) as err:  # the bindings' way to say that the library gave no builder
@@ -152,6 +153,7 @@ def _builder(trt: TensorRT, flavour: Flavour) -> Builder:
         ) from err
 
 
+@log.heard()
 def configuration(
     trt: TensorRT,
     builder: Builder,
@@ -196,6 +198,7 @@ def configuration(
     return config
 
 
+@log.heard()
 def put_timings(config: IBuilderConfig, timing_cache: bytes | None, say: Say) -> None:
     """Timings of an earlier build into the configuration, else an empty cache; what is refused is told."""
     if timing_cache is not None:

@@ -49,6 +49,7 @@ class Convolutions:
         return f"{_words(self.types)}; of the HALF ones, sums in {_words(self.accumulators)}"
 
 
+@log.heard()
 def inspect_engine(trt: TensorRT, plan: bytes, network: TypeHistogram) -> Convolutions:
     """The convolutions of an engine, which computes no more of them in float32 than its network does.
 
@@ -61,7 +62,6 @@ def inspect_engine(trt: TensorRT, plan: bytes, network: TypeHistogram) -> Convol
         BackendError: the engine cannot be loaded here, where it was built; it computes more convolutions in float32
             than its network; or the inspector tells the type of none.
     """
-    log.forget_errors()
     engine = trt.Runtime(log.logger(trt)).deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError(f"TensorRT cannot load the engine that it has just built: {log.first_error()}; build again")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from breastseg_deploy.engines.api import Enumerator, ILogger, IProgressMonitor, TensorRT
@@ -15,15 +16,25 @@ LOG = logging.getLogger("breastseg_deploy.engines")
 
 _SAY_EVERY_S = 10.0
 
-_errors: deque[str] = deque(maxlen=16)
+
+class _Block:
+    """A block of calls to TensorRT, and its complaints about them."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+
+_here: ContextVar[_Block | None] = ContextVar("block", default=None)
+_open: set[_Block] = set()
 
 
 @functools.cache
 def logger(trt: TensorRT) -> ILogger:
     """The one logger of a TensorRT module: TensorRT keeps the first it is given for the whole process.
 
-    Messages go to Python's logger "breastseg_deploy.engines". Whatever reaches the user as an error is raised by the
-    code that called TensorRT, so TensorRT's own warnings and errors are notes on the side, at the level INFO.
+    It keeps nothing itself. Messages go to Python's logger "breastseg_deploy.engines", and errors to the block that
+    called TensorRT (`heard`). Whatever reaches the user as an error is raised by that code, so TensorRT's own warnings
+    and errors are notes on the side, at the level INFO.
     """
     base: Any = trt.ILogger
     errors = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
@@ -35,21 +46,40 @@ def logger(trt: TensorRT) -> ILogger:
 
         def log(self, severity: Enumerator, msg: str) -> None:
             if severity in errors:
-                _errors.append(" ".join(msg.split()))
+                _hear(" ".join(msg.split()))
             LOG.log(logging.DEBUG if severity == verbose else logging.INFO, "%s: %s", severity.name, msg)
 
     made: ILogger = Logger()
     return made
 
 
-def forget_errors() -> None:
-    """Before a call to TensorRT whose failure `first_error` is to explain."""
-    _errors.clear()
+@contextmanager
+def heard() -> Iterator[None]:
+    """What TensorRT complains of in this block belongs to it: `first_error` tells it until the block ends.
+
+    Also a decorator. Blocks of several threads, for several engines, do not hear each other's complaints.
+    """
+    block = _Block()
+    before = _here.set(block)
+    _open.add(block)
+    try:
+        yield
+    finally:
+        _open.discard(block)
+        _here.reset(before)
 
 
 def first_error() -> str:
-    """What TensorRT complained of first since `forget_errors`: later complaints are mostly its consequences."""
-    return _errors[0] if _errors else "TensorRT gave no reason"
+    """What TensorRT complained of first in this block: later complaints are mostly its consequences."""
+    block = _here.get()
+    return block.errors[0] if block is not None and block.errors else "TensorRT gave no reason"
+
+
+def _hear(error: str) -> None:
+    here = _here.get()
+    # A thread of the builder's own calls for nobody in particular: whoever waits for TensorRT now is told.
+    for block in list(_open) if here is None else [here]:
+        block.errors.append(error)
 
 
 class Progress:

@@ -13,6 +13,7 @@ TypeHistogram = dict[str, dict[str, int]]
 """Number of layers by kind and type of their first output, e.g. {"CONVOLUTION": {"HALF": 357, "FLOAT": 3}}."""
 
 
+@log.heard()
 def parse_network(trt: TensorRT, builder: Builder, network_onnx: bytes) -> tuple[INetworkDefinition, OnnxParser]:
     """Read a network, its types exactly as they stand in the file.
 
@@ -25,7 +26,6 @@ def parse_network(trt: TensorRT, builder: Builder, network_onnx: bytes) -> tuple
     """
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.logger(trt))
-    log.forget_errors()
     if not parser.parse(network_onnx):
         raise BackendError(f"{_complaint(parser)}; no engine is built: export the checkpoint again with this version")
     if network.num_inputs != 1 or network.num_outputs != 1:

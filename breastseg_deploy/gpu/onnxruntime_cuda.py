@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def open_network(bundle: Bundle, stream: Any, device: int) -> OnnxRuntimeNetwork
         BundleError: the bundle holds no float16 network.
     """
     ort = load_onnxruntime_gpu()
-    session = _open_session(ort, bundle, provider_options(stream.ptr, device))
+    content = bundle.read(NETWORK_FP16)
+    session = open_session(ort, bundle.path / NETWORK_FP16, content, provider_options(stream.ptr, device))
     return OnnxRuntimeNetwork(ort, session, bundle.manifest.frame.size_px, ("cuda", device))
 
 
@@ -123,19 +125,27 @@ def load_onnxruntime_gpu() -> Any:
     return ort
 
 
-def _open_session(ort: Any, bundle: Bundle, options: dict[str, str]) -> Any:
-    """A session that is allowed the GPU and nothing else."""
+def open_session(ort: Any, place: Path, content: bytes, options: Mapping[str, str]) -> Any:
+    """A session that is allowed the GPU and nothing else.
+
+    Args:
+        ort: the onnxruntime module.
+        place: of the network, for messages.
+        content: the network.
+        options: see `provider_options`.
+
+    Raises:
+        BackendError: the network cannot be loaded, or not wholly on the GPU.
+    """
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only: warnings about the graph are the exporter's business
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    content = bundle.read(NETWORK_FP16)
     try:
-        session = ort.InferenceSession(content, settings, providers=[(PROVIDER, options)], enable_fallback=0)
+        session = ort.InferenceSession(content, settings, providers=[(PROVIDER, dict(options))], enable_fallback=0)
         session.disable_fallback()
     except Exception as err:  # onnxruntime's errors share no base class
         raise BackendError(
-            f"ONNX Runtime {ort.__version__} cannot load {bundle.path / NETWORK_FP16} on the GPU: {one_line(err)}; "
-            "run `breastseg doctor`"
+            f"ONNX Runtime {ort.__version__} cannot load {place} on the GPU: {one_line(err)}; run `breastseg doctor`"
         ) from err
     served_by = session.get_providers()
     if not served_by or served_by[0] != PROVIDER:

@@ -19,11 +19,11 @@ from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.contract import is_frame, rgb_frame
 from breastseg_deploy.errors import BackendError, FrameError, ParityError
 from breastseg_deploy.extras import require
-from breastseg_deploy.gpu import ops as gpu_ops
 from breastseg_deploy.gpu.arrays import frame_count, taken
 from breastseg_deploy.gpu.buffers import IN_FLIGHT, Lane, Slot
 from breastseg_deploy.gpu.failure import GpuGuard
 from breastseg_deploy.gpu.graph import GpuNetwork, launcher
+from breastseg_deploy.gpu.ops import Kernels, check_range
 from breastseg_deploy.inference import Inference
 from breastseg_deploy.nvidia import DEVICE
 from breastseg_deploy.selftest import GoldenResult, Goldens, run_goldens
@@ -98,7 +98,7 @@ class GpuPipeline:
         self._bundle = bundle
         self._size_px = manifest.frame.size_px
         self._threshold = manifest.threshold
-        self._gabor = manifest.gabor.parameters()
+        self._kernels = Kernels(self._size_px, manifest.gabor.parameters())
         self._self_test = self_test
         self._cupy: Any = require("cupy", "gpu")
         self._lanes: dict[int, Lane] = {}
@@ -237,18 +237,11 @@ class GpuPipeline:
         taken_up, tensor = slot.marks["preprocess"]
         logits, mask = slot.marks["mask"]
         taken_up.record(stream)
-        gpu_ops.network_input(
-            frames,
-            self._size_px,
-            self._gabor,
-            bit_depth=bit_depth,
-            out=lane.tensor[:count],
-            over_range=slot.over_range,
-        )
+        self._kernels.network_input(frames, bit_depth=bit_depth, out=lane.tensor[:count], over_range=slot.over_range)
         tensor.record(stream)
         lane.run_network()
         logits.record(stream)
-        gpu_ops.mask_of_logits(
+        self._kernels.mask_of_logits(
             lane.logits[:count],
             self._threshold,
             mask=slot.mask[:count],
@@ -270,7 +263,7 @@ class GpuPipeline:
         slot.marks["download"][1].synchronize()
         not_finite, over_range = slot.host_flags
         if dtype == np.uint16:
-            gpu_ops.check_range(int(over_range), bit_depth)
+            check_range(int(over_range), bit_depth)
         if not_finite:
             raise BackendError(
                 f"{self._network.name} answered with logits that are NaN or infinite; no mask is returned: "

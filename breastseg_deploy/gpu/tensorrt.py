@@ -48,6 +48,7 @@ class TensorRtNetwork:
         MemoryError: CuPy's own, where the device is full.
     """
 
+    @log.heard()
     def __init__(
         self,
         flavour: Flavour,
@@ -61,7 +62,6 @@ class TensorRtNetwork:
         self.capturable = flavour.name == "tensorrt"  # TensorRT-RTX captures by itself, see `_runtime_config`
         self._size_px = size_px
         self._stream = stream
-        log.forget_errors()
         self._runtime = trt.Runtime(log.logger(trt))  # lives as long as its engine
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -75,9 +75,9 @@ class TensorRtNetwork:
         self._kept = _kept_kernels(self._config, kernels) if flavour.name == "tensorrt-rtx" and kernels else None
         self._scratch = _scratch(self.name, engine)
 
+    @log.heard()
     def bind(self, tensor_address: int, logits_address: int, batch: int) -> _Bound:
         """A context for one batch size; see `GpuNetwork.bind`."""
-        log.forget_errors()
         context = self._engine.create_execution_context(self._config)
         if context is None:
             raise BackendError(f"{self.name} cannot make room to run its engine: {log.first_error()}; free GPU memory")
@@ -129,8 +129,8 @@ class _Bound:
             self._kept.keep()
             self._kept = None
 
+    @log.heard()
     def _enqueue(self) -> None:
-        log.forget_errors()
         if not self._context.execute_async_v3(self._stream.ptr):
             raise BackendError(
                 f"{self._name} failed: {log.first_error()}; no mask is returned: "

@@ -115,7 +115,8 @@ class ndarray:  # noqa: N801 - CuPy's name
         return view
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.host[key] = value.host if isinstance(value, ndarray) else value
+        given = value.host if isinstance(value, ndarray) else value
+        streams.current_stream().put(partial(self.host.__setitem__, key, given))
 
     def __int__(self) -> int:
         return int(self.host)

@@ -21,7 +21,13 @@ from host_network import SIDE
 from breastseg_deploy import BackendError, MachineError
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 from breastseg_deploy.gpu import onnxruntime_cuda
-from breastseg_deploy.gpu.onnxruntime_cuda import PROVIDER, load_onnxruntime_gpu, open_network, provider_options
+from breastseg_deploy.gpu.onnxruntime_cuda import (
+    PROVIDER,
+    load_onnxruntime_gpu,
+    open_network,
+    open_session,
+    provider_options,
+)
 
 STREAM = SimpleNamespace(ptr=4096)
 
@@ -91,7 +97,7 @@ def test_a_session_that_cannot_be_made_is_refused_in_one_line(monkeypatch: pytes
 def test_the_build_for_cpus_is_refused_a_session_too(bundle: Bundle) -> None:
     """Its own check of `disable_cpu_ep_fallback`, without a stand-in."""
     with pytest.raises(BackendError, match=f"cannot load .*{NETWORK_FP16} on the GPU"):
-        onnxruntime_cuda._open_session(onnxruntime, bundle, provider_options(4096, 0))
+        open_session(onnxruntime, bundle.path / NETWORK_FP16, bundle.read(NETWORK_FP16), provider_options(4096, 0))
 
 
 def test_precision_and_choice_of_kernels_are_fixed() -> None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.contract import rgb_batch
 from breastseg_deploy.errors import ArgumentError, FrameError, MachineError
-from breastseg_deploy.gpu import ops as gpu_ops
 from breastseg_deploy.gpu.arrays import taken
+from breastseg_deploy.gpu.ops import Kernels, check_range
 from breastseg_deploy.preprocess import tensor as preprocess
 from breastseg_deploy.preprocess.gabor import GaborParameters
 
@@ -40,7 +40,7 @@ def tensor_of(
 ) -> tuple[Any, Any]:
     """The tensor of frames on the device, and the brightest value over white."""
     out, over_range = cupy.empty((len(frames), 4, *size), np.float32), cupy.zeros((1,), np.int32)
-    gpu_ops.network_input(frames, size, bank, bit_depth=bit_depth, out=out, over_range=over_range)
+    Kernels(size, bank).network_input(frames, bit_depth=bit_depth, out=out, over_range=over_range)
     return out, over_range
 
 
@@ -49,7 +49,7 @@ def mask_of(cupy: Any, logits: Any, threshold: float = 0.5) -> tuple[Any, Any, A
     shape = (len(logits), *logits.shape[2:])
     mask, probability = cupy.empty(shape, np.uint8), cupy.empty(shape, np.float32)
     flag = cupy.empty((1,), np.int32)
-    gpu_ops.mask_of_logits(logits, threshold, mask=mask, probability=probability, not_finite=flag)
+    Kernels(SIZE, PAPER).mask_of_logits(logits, threshold, mask=mask, probability=probability, not_finite=flag)
     return mask, probability, flag
 
 
@@ -132,9 +132,11 @@ def test_the_second_call_allocates_copies_compiles_and_waits_for_nothing(cupy_on
     out, flags = cupy.empty((1, 4, *SIZE), np.float32), [cupy.empty((1,), np.int32) for _ in range(2)]
     mask, probability = cupy.empty((1, *SIZE), np.uint8), cupy.empty((1, *SIZE), np.float32)
 
+    kernels = Kernels(SIZE, PAPER)
+
     def both() -> None:
-        gpu_ops.network_input(frames, SIZE, PAPER, bit_depth=12, out=out, over_range=flags[0])
-        gpu_ops.mask_of_logits(logits, 0.5, mask=mask, probability=probability, not_finite=flags[1])
+        kernels.network_input(frames, bit_depth=12, out=out, over_range=flags[0])
+        kernels.mask_of_logits(logits, 0.5, mask=mask, probability=probability, not_finite=flags[1])
 
     with stream:
         both()
@@ -151,11 +153,13 @@ def test_kernels_run_on_the_current_stream(cupy_on_cpu: ModuleType) -> None:
     assert cupy_on_cpu.launches == [("edge_tensor", stream.ptr), ("logits_to_mask", stream.ptr)]
 
 
-def test_modules_and_banks_are_made_once_for_each_device(cupy_on_cpu: ModuleType) -> None:
-    for device in (0, 1, 0, 1):
-        with cupy_on_cpu.cuda.Device(device):
-            tensor_of(cupy_on_cpu, cupy_on_cpu.asarray(FRAMES))
-    assert [device for device, _ in cupy_on_cpu.modules] == [0, 1]
+def test_modules_and_bank_are_made_once_and_belong_to_their_kernels(cupy_on_cpu: ModuleType) -> None:
+    frames, flag = cupy_on_cpu.asarray(FRAMES), cupy_on_cpu.zeros((1,), np.int32)
+    out = cupy_on_cpu.empty((1, 4, *SIZE), np.float32)
+    for kernels in (Kernels(SIZE, PAPER), Kernels(SIZE, PAPER)):
+        for _ in range(2):
+            kernels.network_input(frames, out=out, over_range=flag)
+    assert len(cupy_on_cpu.modules) == 2
     assert cupy_on_cpu.allocations.count((1, 16, 16, 24)) == 2
 
 
@@ -188,14 +192,14 @@ def test_scattered_frames_are_refused(cupy_on_cpu: ModuleType) -> None:
 def test_the_brightest_value_over_white_is_kept_and_refused(cupy_on_cpu: ModuleType) -> None:
     _, flag = tensor_of(cupy_on_cpu, cupy_on_cpu.asarray(np.full((1, *SIZE), 5000, np.uint16)), bit_depth=12)
     with pytest.raises(FrameError, match="declared 12-bit hold the value 5000, over 4095; check bit_depth"):
-        gpu_ops.check_range(int(flag.get()[0]), 12)
+        check_range(int(flag.get()[0]), 12)
 
 
 def test_a_flag_of_earlier_frames_is_cleared(cupy_on_cpu: ModuleType) -> None:
     out, flag = cupy_on_cpu.empty((1, 4, *SIZE), np.float32), cupy_on_cpu.asarray(np.array([5000], np.int32))
     frames = cupy_on_cpu.asarray(np.full((1, *SIZE), 4095, np.uint16))
-    gpu_ops.network_input(frames, SIZE, PAPER, bit_depth=12, out=out, over_range=flag)
-    gpu_ops.check_range(int(flag.get()[0]), 12)
+    Kernels(SIZE, PAPER).network_input(frames, bit_depth=12, out=out, over_range=flag)
+    check_range(int(flag.get()[0]), 12)
 
 
 def test_frames_under_32_pixels_and_banks_that_are_not_even_are_refused(cupy_on_cpu: ModuleType) -> None:
@@ -232,7 +236,7 @@ def test_a_scattered_or_foreign_result_is_refused(cupy_on_cpu: ModuleType) -> No
 
 def write_to(cupy: Any, out: Any) -> None:
     frames, over_range = cupy.asarray(FRAMES), cupy.zeros((1,), np.int32)
-    gpu_ops.network_input(frames, SIZE, PAPER, out=out, over_range=over_range)
+    Kernels(SIZE, PAPER).network_input(frames, out=out, over_range=over_range)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 1.0])
@@ -252,7 +256,7 @@ def test_mask_without_probabilities_is_the_same(cupy_on_cpu: ModuleType) -> None
     logits = cupy_on_cpu.asarray(np.linspace(-4, 4, 300, dtype=np.float32).reshape(1, 1, 3, 100))
     both, _, flag = mask_of(cupy_on_cpu, logits, 0.4)
     alone = cupy_on_cpu.empty((1, 3, 100), np.uint8)
-    gpu_ops.mask_of_logits(logits, 0.4, mask=alone, probability=None, not_finite=flag)
+    Kernels(SIZE, PAPER).mask_of_logits(logits, 0.4, mask=alone, probability=None, not_finite=flag)
     np.testing.assert_array_equal(alone.get(), both.get())
 
 
@@ -263,7 +267,7 @@ def test_one_logit_that_is_no_number_is_flagged_and_the_flag_cleared(cupy_on_cpu
     mask, probability, flag = mask_of(cupy_on_cpu, cupy_on_cpu.asarray(logits))
     assert flag.get()[0]
     healthy = cupy_on_cpu.zeros((2, 1, 5, 7), np.float32)
-    gpu_ops.mask_of_logits(healthy, 0.5, mask=mask, probability=probability, not_finite=flag)
+    Kernels(SIZE, PAPER).mask_of_logits(healthy, 0.5, mask=mask, probability=probability, not_finite=flag)
     assert not flag.get()[0]
 
 
@@ -286,7 +290,7 @@ def test_logits_of_another_shape_or_dtype_are_refused(
 def test_without_cupy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(MachineError, match=r"breastseg-deploy\[gpu\]"):
-        gpu_ops.network_input(FRAMES, SIZE, PAPER, out=None, over_range=None)
+        Kernels(SIZE, PAPER).network_input(FRAMES, out=None, over_range=None)
 
 
 # ---- on a GPU ----
@@ -340,9 +344,11 @@ def test_both_kernels_can_be_captured(cupy: Any) -> None:
     out, mask = cupy.empty((1, 4, *size), np.float32), cupy.empty((1, *size), np.uint8)
     flag, stream = cupy.empty((1,), np.int32), cupy.cuda.Stream(non_blocking=True)
 
+    kernels = Kernels(size, PAPER)
+
     def both() -> None:
-        gpu_ops.network_input(frames, size, PAPER, out=out, over_range=flag)
-        gpu_ops.mask_of_logits(logits, 0.5, mask=mask, probability=None, not_finite=flag)
+        kernels.network_input(frames, out=out, over_range=flag)
+        kernels.mask_of_logits(logits, 0.5, mask=mask, probability=None, not_finite=flag)
 
     cupy.cuda.Device().synchronize()
     with stream:
@@ -366,11 +372,11 @@ def test_device_time_is_printed(
     size = (512, 512)
     frames, out = cupy.asarray(noise(count, *size, 3)), cupy.empty((count, 4, *size), np.float32)
     flag = cupy.zeros((1,), np.int32)
-    before, after = cupy.cuda.Event(), cupy.cuda.Event()
+    kernels, before, after = Kernels(size, PAPER), cupy.cuda.Event(), cupy.cuda.Event()
     times_ms = []
     for turn in range(220):
         before.record()
-        gpu_ops.network_input(frames, size, PAPER, out=out, over_range=flag)
+        kernels.network_input(frames, out=out, over_range=flag)
         after.record()
         after.synchronize()
         if turn >= 20:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_cpu import fake_cupy
 from host_network import FRAMES, SIDE, all_passed, at_address, light_logits, light_probability
 
 from breastseg_deploy import BackendError
@@ -189,9 +190,13 @@ class Context:
         if "fails" in self._trt.faults:
             self._trt.complain("illegal memory access")
             return False
+        fake_cupy.cuda.ExternalStream(stream_handle).put(self._compute)
+        return True
+
+    def _compute(self) -> None:
+        assert self.shape is not None
         tensor = at_address(self.addresses["tensor"], self.shape)
         at_address(self.addresses["logits"], (self.shape[0], 1, *self.shape[2:]))[...] = light_logits(tensor)
-        return True
 
 
 @pytest.fixture
@@ -343,14 +348,16 @@ def test_rtx_compiles_kernels_once_for_all_processes(monkeypatch: pytest.MonkeyP
     kept = Kept()
     for compiled in (["batch-1"], []):
         trt = StandIn()
-        bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+        bound = bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept))
+        bound.enqueue()
         assert trt.contexts[0].compiled == compiled
     assert kept.content == b"kernels batch-1"
 
 
 def test_kept_kernels_that_rtx_refuses_are_compiled_again(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
     kept, trt = Kept(b"of another driver"), StandIn()
-    bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+    bound = bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept))
+    bound.enqueue()
     assert trt.contexts[0].compiled == ["batch-1"]
     assert kept.content == b"kernels batch-1"
 
@@ -360,7 +367,8 @@ def test_without_a_place_for_kernels_rtx_keeps_none(
 ) -> None:
     kept, trt = Kept(), StandIn()
     monkeypatch.setattr(Config, "refuses_cache", True)
-    bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept)).enqueue()
+    bound = bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept))
+    bound.enqueue()
     assert kept.content is None
     assert "kernels are compiled in every process" in caplog.text
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import onnxruntime
 
-from breastseg_deploy.gpu.onnxruntime_cuda import PROVIDER, _open_session, provider_options
+from breastseg_deploy.gpu.onnxruntime_cuda import PROVIDER, open_session, provider_options
 
 network = Path(sys.argv[1])
-bundle: Any = SimpleNamespace(path=network.parent, read=lambda _: network.read_bytes())
-session = _open_session(onnxruntime, bundle, provider_options(4096, 0))
+session = open_session(onnxruntime, network, network.read_bytes(), provider_options(4096, 0))
 print(json.dumps(session.get_provider_options()[PROVIDER]))

@@ -1,0 +1,139 @@
+"""A B7 with random weights, 512 x 512: written here by the export code, then timed in each engine, network alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from breastseg_benchmark.gpu_check.machine import needed_cupy
+from breastseg_benchmark.gpu_check.step import Finding, Settings, Skip
+from breastseg_deploy.errors import BreastsegError, MachineError
+from breastseg_deploy.gpu import onnxruntime_cuda
+from breastseg_deploy.gpu.graph import BoundNetwork, launcher
+from breastseg_deploy.machine import Machine
+from breastseg_deploy.nvidia import DEVICE, NoGpu
+
+_SIZE = (512, 512)
+_BATCHES = (1, 8)
+_RUNS = 30
+_VARIANTS: Mapping[str, Mapping[str, str]] = {
+    "plain": {"prefer_nhwc": "0", "enable_cuda_graph": "0"},
+    "channels last": {"prefer_nhwc": "1", "enable_cuda_graph": "0"},
+    "graph": {"prefer_nhwc": "0", "enable_cuda_graph": "1"},
+    "channels last, graph": {"prefer_nhwc": "1", "enable_cuda_graph": "1"},
+}
+
+
+def write_b7(settings: Settings, architecture: Any = None) -> Finding:
+    """Export a B7 with random weights to float16, its pools in float32; parity is no subject here.
+
+    Raises:
+        Skip: PyTorch, or another library of the extra `export`, is not installed.
+    """
+    try:
+        from breastseg_export.graph import export_network
+        from breastseg_export.precision.half import half_network
+        from breastseg_export.precision.ranges import POOLS
+        from breastseg_train.network.architecture import Architecture
+        from breastseg_train.network.model import SegmentationModel
+    except ImportError as err:
+        raise Skip(f"the export code needs {err.name}: pip install 'breastseg-deploy[export]'") from err
+    started = time.perf_counter()
+    model = SegmentationModel(architecture or Architecture("efficientnet-b7")).eval()
+    network = export_network(model, _SIZE)
+    pools = [node.name for node in network.graph.node if node.op_type in POOLS]
+    content = half_network(network, pools).SerializeToString()
+    settings.b7_network.write_bytes(content)
+    return Finding("passed", f"{len(content) / 1e6:.0f} MB in {time.perf_counter() - started:.0f} s")
+
+
+def b7_onnxruntime(settings: Settings) -> Finding:
+    """ONNX Runtime with and without channels last and its CUDA graph."""
+    cupy: Any = needed_cupy()
+    network = _network(settings)
+    try:
+        ort = onnxruntime_cuda.load_onnxruntime_gpu()
+    except MachineError as err:
+        raise Skip(str(err)) from err
+    figures: dict[str, Any] = {}
+    for name, options in _VARIANTS.items():
+        stream = cupy.cuda.Stream(non_blocking=True)
+        try:
+            all_options = {**onnxruntime_cuda.provider_options(stream.ptr, DEVICE), **options}
+            session = onnxruntime_cuda.open_session(ort, network, network.read_bytes(), all_options)
+            opened = onnxruntime_cuda.OnnxRuntimeNetwork(ort, session, _SIZE, ("cuda", DEVICE))
+            figures[name] = timed(cupy, stream, opened.bind, capture=False)
+        except BreastsegError as err:
+            figures[name] = str(err)
+    return _in_words(figures)
+
+
+def b7_tensorrt(settings: Settings, machine: Machine | None = None) -> Finding:
+    """TensorRT and TensorRT-RTX, where they are: the build, then the engine's time."""
+    from breastseg_deploy.engines.build import build_engine, buildable_capabilities
+    from breastseg_deploy.engines.flavour import FLAVOURS
+    from breastseg_deploy.engines.request import EngineRequest
+    from breastseg_deploy.gpu.tensorrt import TensorRtNetwork
+
+    cupy: Any = needed_cupy()
+    network, gpu = _network(settings), (machine or Machine()).gpu
+    if isinstance(gpu, NoGpu):
+        raise Skip(gpu.reason)
+    figures: dict[str, Any] = {}
+    for flavour in FLAVOURS.values():
+        stream = cupy.cuda.Stream(non_blocking=True)
+        try:
+            able = buildable_capabilities(flavour)
+            if able and gpu.compute_capability not in able:
+                raise MachineError(f"it builds for {', '.join(able)} alone")
+            request = EngineRequest(flavour, gpu.compute_capability, gpu=gpu.name)
+            built = build_engine(network.read_bytes(), request, islands=())
+            opened = TensorRtNetwork(flavour, built.plan, _SIZE, stream)
+            found = timed(cupy, stream, opened.bind, capture=opened.capturable)
+            figures[flavour.name] = {
+                **found, "build, s": built.seconds, "convolutions": str(built.convolutions or "not told"),
+            }  # fmt: skip
+        except BreastsegError as err:
+            figures[flavour.name] = str(err)
+    return _in_words(figures)
+
+
+def timed(cupy: Any, stream: Any, bind: Callable[[int, int, int], BoundNetwork], *, capture: bool) -> dict[str, float]:
+    """The device's own median time of one run, in milliseconds, and the memory held after each batch size."""
+    free, figures = cupy.cuda.Device().mem_info[0], {}
+    kept = []  # both batch sizes at once, as a pipeline holds them
+    for batch in _BATCHES:
+        tensor = cupy.zeros((batch, 4, *_SIZE), np.float32)
+        logits = cupy.empty((batch, 1, *_SIZE), np.float32)
+        run = launcher("the B7", bind(tensor.data.ptr, logits.data.ptr, batch), stream, capture=capture)
+        kept.append((tensor, logits, run))
+        before, after = cupy.cuda.Event(), cupy.cuda.Event()
+        taken = []
+        for _ in range(_RUNS + 10):
+            before.record(stream)
+            run()
+            after.record(stream)
+            stream.synchronize()
+            taken.append(float(cupy.cuda.get_elapsed_time(before, after)))
+        figures[f"{batch} frames, ms"] = median(taken[10:])
+        figures[f"GB held after {batch}"] = (free - cupy.cuda.Device().mem_info[0]) / 1e9
+    return figures
+
+
+def _network(settings: Settings) -> Path:
+    if not settings.b7_network.exists():
+        raise Skip("the step b7-network wrote no network")
+    return settings.b7_network
+
+
+def _in_words(figures: Mapping[str, Any]) -> Finding:
+    ran = {name: one for name, one in figures.items() if isinstance(one, Mapping)}
+    if not ran:
+        raise Skip("; ".join(f"{name}: {why}" for name, why in figures.items()))
+    words = ", ".join(f"{name} {one['1 frames, ms']:.2f} ms" for name, one in ran.items())
+    return Finding("passed", f"one frame: {words}", figures)
