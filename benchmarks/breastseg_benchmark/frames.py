@@ -14,6 +14,7 @@ from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_frame
 from breastseg_deploy.io.images import FrameFile, find_frames, png_bytes, read_rgb, read_truth
 from breastseg_deploy.phantom import phantom_frames
+from breastseg_deploy.progress import followed
 from breastseg_deploy.storage import make_folder, write_whole
 
 PHANTOMS = 10
@@ -71,7 +72,7 @@ def benchmark_frames(
     else:
         files = find_frames([folder])[:most]
         what = f"{len(files)} frames from files"
-    read = [read_rgb(file, size_px, bit_depth) for file in files]
+    read = [read_rgb(file, size_px, bit_depth) for file in followed(files, "reading frames", "frames")]
     truths = [read_truth(file, size_px) for file in files]
     return BenchmarkFrames(
         description=f"{what}, and the bundle's {len(goldens)} goldens; {size_px[0]} x {size_px[1]} px",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.errors import ArgumentError, DataError
-from breastseg_deploy.progress import Progress, followed
+from breastseg_deploy.progress import Progress
 from breastseg_deploy.storage import write_whole
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with _opened(arguments, samples, skips) as (described, predict, threshold):
         if arguments.tta:
             predict = seven_fold(predict)
-        found = compare(predict, samples, threshold, arguments.data, followed(samples, "evaluate", "frames"))
+        found = compare(predict, samples, threshold, arguments.data)
         figures, compared = found.figures, found.result
         gated = {"skipped_by_the_gate": sum(skips)} if arguments.gate else {}
         facts = {**described, **gated, "splits": arguments.splits, "tta": arguments.tta, "threshold": threshold}

@@ -53,6 +53,6 @@ COMMAND = Command(
     "make a data set of images and labels that others laid out",
     _add_arguments,
     _run,
-    loads=("breastseg_train.data.statistics",),
+    loads=("breastseg_train.data.import_frames",),
     extra="train",
 )

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.contract import SIDE_MULTIPLE_PX, rgb_batch
+from breastseg_deploy.contract import SIDE_MULTIPLE_PX, rgb_frame
 from breastseg_deploy.errors import ArgumentError, FrameError
 from breastseg_deploy.io import images
+from breastseg_deploy.progress import followed
 from breastseg_deploy.storage import folder_written_whole, make_folder
 from breastseg_train.data.dataset import read_data_set
 from breastseg_train.data.import_pairs import Pair, refuse
@@ -97,7 +98,7 @@ def import_frames(
     refuse(problems, root)
     with folder_written_whole(output, force=False) as folder:
         rows: list[dict[str, Any]] = []
-        for image, split in shared_out(found, settings.seed):
+        for image, split in followed(list(shared_out(found, settings.seed)), "write", "images"):
             rows += _write(image, split, folder, root, settings)
         (folder / MANIFEST).write_text(_table(rows), encoding="utf-8")
         read_data_set(folder, sorted({row["split"] for row in rows}))
@@ -154,7 +155,7 @@ def _read(pair: Pair, settings: ImportSettings) -> tuple[NDArray[np.uint8], NDAr
     if raw.dtype == np.uint16 and depth is None:
         raise FrameError(f"{pair.image}: 16-bit pixels up to {raw.max()}; say what white is by --bit-depth (9 to 16)")
     try:
-        frame = np.asarray(rgb_batch(raw, size, bit_depth=depth)[0])
+        frame = np.asarray(rgb_frame(raw, size, bit_depth=depth))
     except FrameError as err:
         raise FrameError(f"{pair.image}: {err}") from err
     if labels.ndim == 3 and (labels == labels[..., :1]).all():

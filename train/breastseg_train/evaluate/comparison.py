@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,6 @@ def compare(
     samples: Sequence[Sample],
     threshold: float,
     data_root: Path,
-    shown: Iterable[Sample] | None = None,
 ) -> Comparison:
     """Measure a model and Otsu's thresholds on the same frames.
 
@@ -52,7 +51,6 @@ def compare(
         samples: the frames, at least one.
         threshold: of the model.
         data_root: where the manifest lies that names sources, see `sources`.
-        shown: the samples again, behind a progress bar.
 
     Raises:
         DataError: a frame that cannot be read, or a manifest that lacks a column.
@@ -62,7 +60,7 @@ def compare(
     figures = {
         MODEL: evaluate(
             predict,
-            samples if shown is None else shown,
+            samples,
             threshold,
             lambda probability, truth: counts.append(probability_counts(probability, truth)),
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from breastseg_deploy.progress import followed
 from breastseg_train.data.dataset import Sample
 from breastseg_train.evaluate.error_analysis import total
 from breastseg_train.evaluate.frame_figures import FrameFigures, frame_figures
@@ -24,7 +25,7 @@ _FIGURES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_px")
 
 def evaluate(
     predict: Predictor,
-    samples: Iterable[Sample],
+    samples: Sequence[Sample],
     threshold: float,
     watch: Callable[[NDArray[np.float32], NDArray[np.uint8]], object] = lambda probability, truth: None,
 ) -> list[FrameFigures]:
@@ -37,7 +38,7 @@ def evaluate(
         watch: shown each frame's probabilities and truth, both (H, W).
     """
     figures = []
-    for sample in samples:
+    for sample in followed(samples, "evaluate", "frames"):
         frame, truth = sample.read()
         probability = predict(frame[np.newaxis])[0]
         watch(probability, truth)

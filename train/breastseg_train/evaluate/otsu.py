@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from breastseg_deploy.progress import followed
 from breastseg_train.data.dataset import Sample, read_frame
 from breastseg_train.evaluate.evaluation import Predictor
 
@@ -18,7 +19,7 @@ OTSU_FRAME, OTSU_DATA_SET = "Otsu, threshold of the frame", "Otsu, threshold of 
 _LEVELS = 256
 
 
-def otsu_predictors(samples: Iterable[Sample]) -> dict[str, Predictor]:
+def otsu_predictors(samples: Sequence[Sample]) -> dict[str, Predictor]:
     """Otsu's masks as predictors whose probabilities are 0 and 1.
 
     Args:
@@ -27,7 +28,7 @@ def otsu_predictors(samples: Iterable[Sample]) -> dict[str, Predictor]:
     Source: Otsu 1979; light cells on a dark background, as in fluorescence.
     """
     histogram = np.zeros(_LEVELS, np.int64)
-    for sample in samples:
+    for sample in followed(samples, "histogram", "frames"):
         histogram += np.bincount(_blurred(read_frame(sample.image)).ravel(), minlength=_LEVELS)
     of_all = otsu_threshold(histogram)
 

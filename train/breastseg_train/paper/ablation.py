@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from breastseg_deploy.errors import ArgumentError, OutputError
-from breastseg_deploy.progress import followed
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_train.data.dataset import Sample, read_data_set
 from breastseg_train.evaluate.evaluation import evaluate, summary
@@ -141,8 +140,7 @@ def _baselines(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 def _measured(folder: Path, configuration: Configuration, samples: Sequence[Sample]) -> dict[str, Any]:
     checkpoint = load_checkpoint(folder / BEST)
-    followed_samples = followed(samples, f"measuring {configuration.preset}", "frames")
-    figures = evaluate(experiment_predictor(checkpoint), followed_samples, checkpoint.threshold)
+    figures = evaluate(experiment_predictor(checkpoint), samples, checkpoint.threshold)
     return {
         "preset": configuration.preset,
         "seed": configuration.seed,

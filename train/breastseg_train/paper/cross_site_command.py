@@ -45,6 +45,6 @@ COMMAND = Command(
     "train without each source in turn, and measure on it",
     _add_arguments,
     _run,
-    loads=("breastseg_train.paper.ablation",),
+    loads=("breastseg_train.paper.cross_site",),
     extra="train",
 )

@@ -19,6 +19,7 @@ from torch.nn import functional
 from breastseg_deploy.errors import ArgumentError, DataError
 from breastseg_deploy.gate import GateCalibration
 from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.progress import followed
 from breastseg_train.data.dataset import DataSet, Sample, read_frame, read_mask
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.model import SegmentationModel
@@ -183,8 +184,8 @@ def pooled(features: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(chain.from_iterable((one.mean(dim=(2, 3)), one.amax(dim=(2, 3))) for one in last)), dim=1)
 
 
-def _with_cells(samples: Iterable[Sample]) -> NDArray[np.bool_]:
-    return np.array([read_mask(sample.mask).any() for sample in samples], np.bool_)
+def _with_cells(samples: Sequence[Sample]) -> NDArray[np.bool_]:
+    return np.array([read_mask(sample.mask).any() for sample in followed(samples, "reading masks", "masks")], np.bool_)
 
 
 def _pooled_frames(
@@ -232,7 +233,7 @@ def _check_architecture(architecture: Architecture) -> None:
 def _one_size_and_no_frame_twice(samples: Sequence[Sample]) -> tuple[int, int]:
     sizes: set[tuple[int, int]] = set()
     places: dict[bytes, Path] = {}
-    for sample in samples:
+    for sample in followed(samples, "reading frames", "frames"):
         frame = read_frame(sample.image)
         sizes.add((frame.shape[0], frame.shape[1]))
         pixels = hashlib.sha256(frame.tobytes()).digest()
