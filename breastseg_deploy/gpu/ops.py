@@ -66,7 +66,7 @@ class Kernels:
         if frames.dtype == np.uint16:
             over_range.data.memset_async(0, 4)
         folded = self._bank_on_device()
-        white = np.uint32(2**bit_depth - 1 if bit_depth else 255)
+        white = np.uint32(2 ** int(bit_depth) - 1 if bit_depth else 255)
         sides = (np.int32(size_px[0]), np.int32(size_px[1]))
         kernel = self._kernel("edge", "edge_tensor", edge_options(frames.dtype, channels))
         kernel(*edge_shape(count, size_px), (frames, folded, out, *sides, np.int32(len(folded)), white, over_range))
