@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 
 from breastseg_benchmark.gpu_check.step import Finding, Settings, Step
+from breastseg_deploy.progress import Progress
 
 Start = Callable[[Step, Settings], Sequence[str]]
 
@@ -43,7 +44,8 @@ def run_steps(
 def _run(step: Step, command: Sequence[str]) -> Finding:
     started = time.perf_counter()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=step.limit_s, check=False)
+        with Progress(step.name):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=step.limit_s, check=False)
     except subprocess.TimeoutExpired:
         return Finding("failed", f"took longer than its limit of {step.limit_s:g} s and was ended", {}, step.limit_s)
     finding = _told(done.stdout) or Finding("failed", _last_words(done))

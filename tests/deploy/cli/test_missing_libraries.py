@@ -36,6 +36,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "evaluate": ("demo", "--data", "DATA"),
     "export": ("demo", "--output", "OUT"),
     "fit-gate": ("demo", "--data", "DATA", "--output", "OUT"),
+    "gpu-check": ("BUNDLE", "--output", "OUT"),
     "inspect": ("BUNDLE",),
     "phantoms": ("--output", "OUT"),
     "segment": ("BUNDLE", "FRAMES", "--output", "OUT"),
@@ -117,7 +118,10 @@ def words_of(command: str, places: dict[str, str]) -> list[str]:
 
 def test_every_command_is_tried_here() -> None:
     assert sorted(ARGUMENTS) == COMMANDS
-    assert sorted([*(command for commands in EXTRA.values() for command in commands), "doctor", "inspect"]) == COMMANDS
+    assert (
+        sorted([*(command for commands in EXTRA.values() for command in commands), "doctor", "gpu-check", "inspect"])
+        == COMMANDS
+    )
 
 
 @pytest.mark.parametrize(("extra", "command"), [(extra, command) for extra, some in EXTRA.items() for command in some])
@@ -148,6 +152,12 @@ def test_doctor_without_any_engine_ends_with_4_and_names_every_backends_extra(ba
     assert done.returncode == 4
     for extra in ("cpu", "openvino"):
         assert f"to have it: pip install '{DISTRIBUTION}[{extra}]'" in done.stdout
+
+
+def test_gpu_check_has_no_step_that_passes_without_libraries(bare: Path, places: dict[str, str]) -> None:
+    done = call(bare, "breastseg", "gpu-check", *words_of("gpu-check", places), "--json")
+    assert "Traceback" not in done.stderr
+    assert {step["verdict"] for step in json.loads(done.stdout)["steps"].values()} <= {"failed", "skipped"}
 
 
 def test_inspect_and_help_need_no_library(bare: Path, places: dict[str, str]) -> None:
