@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from breastseg_deploy.bundle import GATE_ENCODER, Bundle
+from breastseg_deploy.artefacts import EngineEntry, Int8Precision, details_of
+from breastseg_deploy.bundle import ENGINE, GATE_ENCODER, INT8, Bundle
 from breastseg_deploy.engines.flavour import FLAVOURS
 from breastseg_deploy.gate import GateCalibration
 from breastseg_deploy.io.images import png_bytes
@@ -100,7 +101,7 @@ def test_the_runtime_answers_as_the_network_does(bundle: Path, with_local_pools:
 
 
 def test_every_convolution_of_the_engine_is_half_but_its_islands(bundle: Path) -> None:
-    engines = Bundle.open(bundle).manifest.engines
+    engines = details_of(Bundle.open(bundle).manifest, ENGINE, EngineEntry)
     if not engines:
         pytest.skip("TensorRT-RTX is not installed: pip install 'breastseg-deploy[tensorrt-rtx]'")
     types = engines[0].layer_types["CONVOLUTION"]
@@ -114,8 +115,7 @@ def test_it_exports_in_8_bits(with_local_pools: Path, tmp_path: Path) -> None:
     settings = ExportSettings(str(with_local_pools), tmp_path / "b", "int8", size_px=2 * SIDE, calibrate=calibration)
     frames = write_phantoms(tmp_path / "frames", range(24), masks=True)
     export_bundle(replace(settings, frames=frames))
-    found = Bundle.open(tmp_path / "b").manifest.int8
-    assert found is not None
+    (found,) = details_of(Bundle.open(tmp_path / "b").manifest, INT8, Int8Precision)
     assert found.quantised
 
 
