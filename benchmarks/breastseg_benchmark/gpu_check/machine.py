@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from collections.abc import Sequence
 
 from breastseg_benchmark.gpu_check.step import Finding, Settings, Skip
 from breastseg_deploy.machine import Machine
@@ -12,12 +13,12 @@ from breastseg_deploy.nvidia import NoGpu
 LIBRARIES = ("numpy", "cupy", "onnxruntime", "tensorrt", "tensorrt_rtx", "torch")
 
 
-def versions(settings: Settings, machine: Machine | None = None) -> Finding:
+def versions(settings: Settings, machine: Machine | None = None, libraries: Sequence[str] = LIBRARIES) -> Finding:
     """The GPU, the driver, and the version of each library, or why it cannot be imported."""
     gpu = (machine or Machine()).gpu
     figures = {"python": platform.python_version(), "platform": platform.platform()}
     broken = []
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             figures[name] = str(importlib.import_module(name).__version__)
         except ModuleNotFoundError:

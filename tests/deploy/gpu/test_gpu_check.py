@@ -130,15 +130,15 @@ GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
 def test_versions_name_the_gpu_and_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = GPU
     monkeypatch.setitem(sys.modules, "cupy", None)
-    without = versions(NOWHERE, Machine(gpu=gpu))
+    without = versions(NOWHERE, Machine(gpu=gpu), ("numpy", "cupy"))
     assert without.verdict == "failed"
     assert "CuPy is not installed: pip install 'breastseg-deploy[gpu]'" in without.words
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
-    found = versions(NOWHERE, Machine(gpu=gpu))
+    found = versions(NOWHERE, Machine(gpu=gpu), ("numpy", "cupy"))
     assert found.verdict == "passed"
     assert found.words == "NVIDIA Test, compute capability 8.6, driver 580.82, 24.0 GiB, CUDA up to 13.0"
     assert found.figures["numpy"] == np.__version__
-    assert versions(NOWHERE, Machine(gpu=NoGpu("no driver", expected=False))).verdict == "failed"
+    assert versions(NOWHERE, Machine(gpu=NoGpu("no driver", expected=False)), ()).verdict == "failed"
 
 
 def test_the_kernels_are_held_to_the_reference(cupy_on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +226,9 @@ def small_b7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @needs_no_gpu
 def test_the_export_code_writes_a_network_that_every_engine_takes_and_none_runs_without_a_gpu(
-    cupy_on_cpu: ModuleType, small_b7: Settings
+    small_b7: Settings, cupy_on_cpu: ModuleType
 ) -> None:
+    """In that order: what the export code imports must not meet the stand-in for CuPy."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     with pytest.raises(Skip) as skipped:
         network.b7_tensorrt(small_b7, Machine(gpu=GPU))
