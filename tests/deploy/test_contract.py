@@ -162,14 +162,14 @@ def test_floats_that_are_not_finite_are_refused(value: float) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_a_bit_depth_that_is_no_whole_number_is_refused(dtype: Any, bit_depth: Any) -> None:
     with pytest.raises(FrameError, match=r"^bit_depth must be a whole number such as 12, got .*; convert it with"):
-        rgb_batch(np.zeros(SIZE, dtype), SIZE, bit_depth=bit_depth)
+        rgb_frame(np.zeros(SIZE, dtype), SIZE, bit_depth=bit_depth)
 
 
 @pytest.mark.parametrize("full_scale", ["1", True, 1j, [1.0]])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_a_full_scale_that_is_no_number_is_refused(dtype: Any, full_scale: Any) -> None:
     with pytest.raises(FrameError, match=r"^full_scale must be a number such as 1.0, got .*; convert it with"):
-        rgb_batch(np.zeros(SIZE, dtype), SIZE, full_scale=full_scale)
+        rgb_frame(np.zeros(SIZE, dtype), SIZE, full_scale=full_scale)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64])
