@@ -81,7 +81,8 @@ def session(graph: onnx.ModelProto, *, keeps_memory: bool = True, threads: int =
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = keeps_memory
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = graph.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:
