@@ -655,7 +655,7 @@ def test_inspect_shows_what_the_bundle_says_about_itself(demo_bundle: Path, caps
         "efficientnet-b0",
         "fp16",
         "intended use",
-        "model.onnx in ONNX Runtime: worst Dice",
+        "in ONNX Runtime: worst Dice",
     ):
         assert words in shown
 
