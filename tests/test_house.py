@@ -163,3 +163,41 @@ def test_onnx_runtime_falls_back_to_nothing_anywhere() -> None:
     ]
     assert len(calls) >= 4
     assert {call.get("enable_fallback") for call in calls} == {"0"}
+
+
+PACKAGES = ("breastseg_deploy", "breastseg_train", "breastseg_export", "breastseg_benchmark")
+
+
+def patches_of_ours(source: str) -> list[str]:
+    """The first arguments of a test file's `setattr` and `delattr` calls that name something of this project."""
+    tree = ast.parse(source)
+    ours = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
+            ours |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias for alias in node.names if alias.name.startswith(PACKAGES)]
+            ours |= {alias.asname or alias.name.partition(".")[0] for alias in names}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    patched = [ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func).endswith(("setattr", "delattr"))]
+    return [what for what in patched if what.partition(".")[0] in ours or what.strip("'").startswith(PACKAGES)]
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "from breastseg_deploy.engines import log\nmonkeypatch.setattr(log, 'SAY_EVERY_S', 0)",
+        "from breastseg_deploy.gpu.ops import Kernels as K\npatch.setattr(K.network_input, '__doc__', '')",
+        "import breastseg_train.run.training\nmonkeypatch.delattr(breastseg_train.run.training, 'train')",
+        "def test(monkeypatch):\n    monkeypatch.setattr('breastseg_deploy.engines.log.SAY_EVERY_S', 0)",
+    ],
+)
+def test_a_patch_of_ours_is_found(patch: str) -> None:
+    assert len(patches_of_ours(patch)) == 1
+
+
+def test_no_test_patches_what_is_ours() -> None:
+    """What a test must control is an argument; vendors' modules may be replaced."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    found = {path.relative_to(ROOT).as_posix(): patches_of_ours(path.read_text()) for path in files}
+    assert {name: patched for name, patched in found.items() if patched} == {}

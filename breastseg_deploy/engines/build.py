@@ -55,6 +55,7 @@ def build_engine(
     islands: Sequence[str],
     say: Say = lambda _: None,
     timing_cache: bytes | None = None,
+    say_every_s: float = log.SAY_EVERY_S,
 ) -> BuiltEngine:
     """Build an engine from a strongly typed network.
 
@@ -64,6 +65,7 @@ def build_engine(
         islands: names of the nodes that may compute in float32 (the manifest's `half.fp32_islands`).
         say: told about the steps and the builder's progress, in sentences.
         timing_cache: of an earlier build; ignored where the flavour keeps none or it does not fit.
+        say_every_s: seconds between two sentences about the builder's progress.
 
     Raises:
         MachineError: the flavour is not installed.
@@ -81,7 +83,7 @@ def build_engine(
         f"building an engine with {title} for compute capability {request.compute_capability}, {request.precision}, "
         f"batches of {request.min_batch} to {request.max_batch}"
     )
-    progress = log.Progress(say)
+    progress = log.Progress(say, say_every_s)
     config = configuration(trt, builder, network, request, target, progress)
     keeps_timings = not request.flavour.builds_for_other_gpus  # in TensorRT-RTX they are no-ops that warn
     if keeps_timings:

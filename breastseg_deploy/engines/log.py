@@ -14,7 +14,8 @@ from breastseg_deploy.engines.api import Enumerator, ILogger, IProgressMonitor, 
 
 LOG = logging.getLogger("breastseg_deploy.engines")
 
-_SAY_EVERY_S = 10.0
+SAY_EVERY_S = 10.0
+"""How often a build, which takes minutes, is spoken of."""
 
 
 class _Block:
@@ -85,13 +86,17 @@ def _hear(error: str) -> None:
 class Progress:
     """What the builder is at, told now and then, and the way to stop it.
 
+    Args:
+        say: told, in a sentence.
+        every_s: seconds between two sentences.
+
     Attributes:
         failure: what ended the build early, Ctrl-C or an error of `say`. It is kept here and raised after the build:
             an exception that crosses the builder's own code ends the process.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], every_s: float = SAY_EVERY_S) -> None:
+        self._say, self._every_s = say, every_s
         self._steps: dict[str, int] = {}
         self._told = time.monotonic()
         self.failure: BaseException | None = None
@@ -104,7 +109,7 @@ class Progress:
     def step(self, phase: str, number: int) -> bool:
         """A step of a phase is done; False asks the builder to stop."""
         try:
-            if time.monotonic() - self._told >= _SAY_EVERY_S:
+            if time.monotonic() - self._told >= self._every_s:
                 self._told = time.monotonic()
                 self._say(f"building: {phase.lower()}, step {number + 1} of {self._steps.get(phase, number + 1)}")
         except BaseException as err:

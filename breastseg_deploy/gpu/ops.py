@@ -33,7 +33,6 @@ class Kernels:
         ArgumentError: a side below 32 px, a bank that is not even.
         MachineError: CuPy is not installed.
     """
-<<<<<<< HEAD
 
     def __init__(self, size_px: tuple[int, int], parameters: GaborParameters) -> None:
         self._cupy: Any = require("cupy", "gpu")
@@ -118,22 +117,6 @@ class Kernels:
         if key not in self._compiled:
             self._compiled[key] = self._cupy.RawModule(code=source(file), options=options).get_function(name)
         return self._compiled[key]
-=======
-    cupy = require("cupy", "gpu")
-    check_side(*size_px)
-    count = frame_count(frames.shape, frames.dtype, size_px, bit_depth)
-    channels = math.prod(frames.shape) // (count * math.prod(size_px))
-    check_frames(frames)
-    check_buffer(cupy, "out", out, (count, 4, *size_px), "float32")
-    check_buffer(cupy, "over_range", over_range, (1,), "int32")
-    if frames.dtype == np.uint16:
-        over_range.data.memset_async(0, 4)
-    folded = _bank_on_device(cupy, parameters)
-    white = np.uint32(2 ** int(bit_depth) - 1 if bit_depth else 255)
-    sides = (np.int32(size_px[0]), np.int32(size_px[1]))
-    kernel = _kernel(cupy, "edge", "edge_tensor", edge_options(frames.dtype, channels))
-    kernel(*edge_shape(count, size_px), (frames, folded, out, *sides, np.int32(len(folded)), white, over_range))
->>>>>>> 9b5e023 (A bit depth in NumPy's uint8 on a GPU; what Ctrl-C and the progress lines showed goes into the log)
 
 
 def check_range(brightest: int, bit_depth: int | None) -> None:

@@ -85,14 +85,23 @@ def session(graph: onnx.ModelProto, *, keeps_memory: bool = True, threads: int =
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
-def check_edge_channel(frame: Frame, gabor: GaborParameters) -> None:
+def check_edge_channel(
+    frame: Frame,
+    gabor: GaborParameters,
+    preprocess: Callable[[Frame, GaborParameters], NDArray[np.float32]] = network_input,
+) -> None:
     """Hold the fast edge channel that the reference uses to the float64 one, on a corner of a real frame.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        gabor: of the edge channel.
+        preprocess: (N, H, W, 3) uint8 frames to (N, 4, H, W), the edge channel last; what the reference uses.
 
     Raises:
         ParityError: they differ by more than 1e-5.
     """
     corner = np.ascontiguousarray(frame[:_EDGE_CHECK_PX, :_EDGE_CHECK_PX])
-    fast = network_input(corner[np.newaxis], gabor)[0, 3]
+    fast = preprocess(corner[np.newaxis], gabor)[0, 3]
     error = float(np.abs(fast - edge_channel_reference(corner, gabor)).max())
     if not error <= _EDGE_TOLERANCE:
         raise ParityError(

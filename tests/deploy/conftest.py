@@ -14,10 +14,6 @@ from cuda_cpu import compiled, fake_cupy
 from host_network import Float16Network, HostNetwork
 
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
-from breastseg_deploy.contract import rgb_batch
-from breastseg_deploy.gpu.ops import Kernels
-from breastseg_deploy.preprocess.gabor import GaborParameters
-from breastseg_deploy.preprocess.tensor import network_input
 
 
 @pytest.fixture
@@ -30,27 +26,6 @@ def cupy_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     fake_cupy.forget()
     yield fake_cupy
     fake_cupy.forget()
-
-
-@pytest.fixture
-def quick_edge(cupy_on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU reference in the place of the edge kernel, which takes seconds for a frame on a CPU."""
-    made = Kernels.__init__
-
-    def make(kernels: Kernels, size_px: tuple[int, int], parameters: GaborParameters) -> None:
-        made(kernels, size_px, parameters)
-
-        def on_host(frames: Any, *, bit_depth: Any, out: Any, **_: Any) -> None:
-            assert isinstance(frames, cupy_on_cpu.ndarray)
-
-            def run() -> None:
-                out.host[...] = network_input(rgb_batch(frames.host, size_px, bit_depth=bit_depth), parameters)
-
-            cupy_on_cpu.cuda.get_current_stream().put(run)
-
-        vars(kernels)["network_input"] = on_host
-
-    monkeypatch.setattr(Kernels, "__init__", make)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from breastseg_deploy import storage
 from breastseg_deploy.errors import OutputError
 from breastseg_deploy.storage import (
     check_output_file,
@@ -98,7 +97,7 @@ def test_interrupted_write_leaves_the_old_file_and_no_partial_one(
         raise KeyboardInterrupt
 
     (tmp_path / "a.bin").write_bytes(b"old")
-    monkeypatch.setattr(storage.os, "fsync", ctrl_c)
+    monkeypatch.setattr(os, "fsync", ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         write_whole(tmp_path / "a.bin", b"new")
     assert (tmp_path / "a.bin").read_bytes() == b"old"

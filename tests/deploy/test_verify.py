@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def on_a_gpu(bundle: Bundle, network: HostNetwork) -> Segmenter:
 
 
 def test_a_gpu_backend_is_compared_with_the_portable_model_on_the_cpu(
-    quick_edge: None, bundle_copy: Path, tmp_path: Path, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle_copy: Path, tmp_path: Path, float16: Float16Network
 ) -> None:
     set_limits(bundle_copy, FP16, LOOSE)
     files = find_frames([write_data_set(tmp_path / "data", 2)])
@@ -136,7 +137,7 @@ def test_a_gpu_backend_is_compared_with_the_portable_model_on_the_cpu(
 
 
 def test_a_gpu_backend_that_differs_from_the_portable_model_fails(
-    quick_edge: None, bundle: Bundle, tmp_path: Path, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle: Bundle, tmp_path: Path, float16: Float16Network
 ) -> None:
     files = find_frames([write_data_set(tmp_path / "data", 1)])
     float16.spoil = lambda logits: logits.fill(-9)
@@ -151,7 +152,7 @@ def test_a_gpu_backend_that_differs_from_the_portable_model_fails(
 
 
 def test_a_change_against_the_truth_is_held_to_its_limit_where_there_are_frames_enough(
-    quick_edge: None, bundle_copy: Path, tmp_path: Path, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle_copy: Path, tmp_path: Path, float16: Float16Network
 ) -> None:
     set_limits(bundle_copy, FP16, {"worst_dice": 0.0, "mean_dice": 0.0, "dice_change": 0.001})
     files = find_frames([write_data_set(tmp_path / "data", 18)])  # 8 with cells, the last one among them

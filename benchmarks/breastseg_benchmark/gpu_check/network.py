@@ -29,7 +29,7 @@ _VARIANTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def write_b7(settings: Settings, architecture: Any = None) -> Finding:
+def write_b7(settings: Settings, architecture: Any = None, size_px: tuple[int, int] = _SIZE) -> Finding:
     """Export a B7 with random weights to float16, its pools in float32; parity is no subject here.
 
     Raises:
@@ -45,7 +45,7 @@ def write_b7(settings: Settings, architecture: Any = None) -> Finding:
         raise Skip(f"the export code needs {err.name}: pip install 'breastseg-deploy[export]'") from err
     started = time.perf_counter()
     model = SegmentationModel(architecture or Architecture("efficientnet-b7")).eval()
-    network = export_network(model, _SIZE)
+    network = export_network(model, size_px)
     pools = [node.name for node in network.graph.node if node.op_type in POOLS]
     content = half_network(network, pools).SerializeToString()
     settings.b7_network.write_bytes(content)
@@ -73,7 +73,7 @@ def b7_onnxruntime(settings: Settings) -> Finding:
     return _in_words(figures)
 
 
-def b7_tensorrt(settings: Settings, machine: Machine | None = None) -> Finding:
+def b7_tensorrt(settings: Settings, machine: Machine | None = None, size_px: tuple[int, int] = _SIZE) -> Finding:
     """TensorRT and TensorRT-RTX, where they are: the build, then the engine's time."""
     from breastseg_deploy.engines.build import build_engine, buildable_capabilities
     from breastseg_deploy.engines.flavour import FLAVOURS
@@ -93,8 +93,8 @@ def b7_tensorrt(settings: Settings, machine: Machine | None = None) -> Finding:
                 raise MachineError(f"it builds for {', '.join(able)} alone")
             request = EngineRequest(flavour, gpu.compute_capability, gpu=gpu.name)
             built = build_engine(network.read_bytes(), request, islands=())
-            opened = TensorRtNetwork(flavour, built.plan, _SIZE, stream)
-            found = timed(cupy, stream, opened.bind, capture=opened.capturable)
+            opened = TensorRtNetwork(flavour, built.plan, size_px, stream)
+            found = timed(cupy, stream, opened.bind, capture=opened.capturable, size_px=size_px)
             figures[flavour.name] = {
                 **found, "build, s": built.seconds, "convolutions": str(built.convolutions or "not told"),
             }  # fmt: skip
@@ -103,13 +103,20 @@ def b7_tensorrt(settings: Settings, machine: Machine | None = None) -> Finding:
     return _in_words(figures)
 
 
-def timed(cupy: Any, stream: Any, bind: Callable[[int, int, int], BoundNetwork], *, capture: bool) -> dict[str, float]:
+def timed(
+    cupy: Any,
+    stream: Any,
+    bind: Callable[[int, int, int], BoundNetwork],
+    *,
+    capture: bool,
+    size_px: tuple[int, int] = _SIZE,
+) -> dict[str, float]:
     """The device's own median time of one run, in milliseconds, and the memory held after each batch size."""
     free, figures = cupy.cuda.Device().mem_info[0], {}
     kept = []  # both batch sizes at once, as a pipeline holds them
     for batch in _BATCHES:
-        tensor = cupy.zeros((batch, 4, *_SIZE), np.float32)
-        logits = cupy.empty((batch, 1, *_SIZE), np.float32)
+        tensor = cupy.zeros((batch, 4, *size_px), np.float32)
+        logits = cupy.empty((batch, 1, *size_px), np.float32)
         run = launcher("the B7", bind(tensor.data.ptr, logits.data.ptr, batch), stream, capture=capture)
         kept.append((tensor, logits, run))
         before, after = cupy.cuda.Event(), cupy.cuda.Event()

@@ -54,7 +54,7 @@ def serve(settings: Settings, backend: str) -> Finding:
         return served(segment, cupy, free, opened_s)
 
 
-def served(segment: Segmenter, cupy: Any, free_before: int, opened_s: float) -> Finding:
+def served(segment: Segmenter, cupy: Any, free_before: int, opened_s: float, calls: int = _CALLS) -> Finding:
     """Goldens and stages by an open segmenter, and the GPU's memory as each batch size is first used."""
 
     def held() -> int:
@@ -67,7 +67,7 @@ def served(segment: Segmenter, cupy: Any, free_before: int, opened_s: float) -> 
     goldens = segment.self_test()
     artefact = segment.manifest.artefact(FP16)
     exported = [] if artefact is None else [(one.engine, one.mean_dice, one.worst_dice) for one in artefact.parity]
-    worst, stages = min(one.dice for one in goldens), _stages(segment, [frame])
+    worst, stages = min(one.dice for one in goldens), _stages(segment, [frame], calls)
     figures = {
         "opened in, s": opened_s,
         "reason": segment.backend_reason,
@@ -76,7 +76,7 @@ def served(segment: Segmenter, cupy: Any, free_before: int, opened_s: float) -> 
         "largest probability error": max(one.largest_probability_error for one in goldens),
         "GPU memory held, bytes": memory,
         "stages of one frame, ms": stages,
-        "stages of eight frames, ms": _stages(segment, [frame] * 8),
+        "stages of eight frames, ms": _stages(segment, [frame] * 8, calls),
     }
     words = f"goldens pass, worst Dice {worst:.6f}; {stages['total']:.2f} ms a frame"
     return Finding("passed", f"{words}; {memory['eight frames'] / 1e9:.2f} GB with both batch sizes", figures)
@@ -162,7 +162,7 @@ def _frame(segment: Segmenter) -> NDArray[np.uint8]:
     return np.stack([grey, grey // 2, grey // 3], axis=-1)
 
 
-def _stages(segment: Segmenter, frames: list[NDArray[np.uint8]]) -> Mapping[str, float]:
+def _stages(segment: Segmenter, frames: list[NDArray[np.uint8]], calls: int) -> Mapping[str, float]:
     """Medians of a call's stages in milliseconds, after calls that are not counted."""
-    taken = [segment.batch(frames, probability=False)[0].timings for _ in range(_CALLS + 5)][5:]
+    taken = [segment.batch(frames, probability=False)[0].timings for _ in range(calls + 5)][5:]
     return {stage: 1000 * median(one[stage] for one in taken) for stage in taken[0]}

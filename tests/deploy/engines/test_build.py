@@ -205,9 +205,7 @@ def test_tensorrt_rtx_does_not_build_for_hopper() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, BrokenPipeError])
-def test_ctrl_c_stops_the_builder_and_is_raised_after_it(
-    kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_stops_the_builder_and_is_raised_after_it(kind: type[BaseException]) -> None:
     """The bindings end the process where an exception crosses the builder."""
     told: list[str] = []
 
@@ -216,18 +214,15 @@ def test_ctrl_c_stops_the_builder_and_is_raised_after_it(
         if len(told) > 1:  # the first sentence comes before the build
             raise kind
 
-    monkeypatch.setattr("breastseg_deploy.engines.log._SAY_EVERY_S", 0.0)
     with pytest.raises(kind):
-        build_engine(half_network(), EngineRequest(RTX, "8.6"), ISLANDS, say)
+        build_engine(half_network(), EngineRequest(RTX, "8.6"), ISLANDS, say, say_every_s=0.0)
     assert told[-1].startswith("building: ")
 
 
-def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("every_s", "words"), [(0.0, ["building: timing tactics, step 2 of 3"]), (60.0, [])])
+def test_progress_is_told_now_and_then(every_s: float, words: list[str]) -> None:
     told: list[str] = []
-    progress = Progress(told.append)
+    progress = Progress(told.append, every_s)
     progress.start("Timing tactics", 3)
-    assert progress.step("Timing tactics", 0)
-    assert told == []
-    monkeypatch.setattr("breastseg_deploy.engines.log._SAY_EVERY_S", 0.0)
     assert progress.step("Timing tactics", 1)
-    assert told == ["building: timing tactics, step 2 of 3"]
+    assert told == words

@@ -31,6 +31,7 @@ from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
 from breastseg_train.network.architecture import Architecture
 
 NOWHERE = Settings("bundle", "output")
+SMALL_PX = (64, 64)
 STEP = Step("a step", "machine:versions", 5)
 needs_no_gpu = pytest.mark.skipif(isinstance(look_for_gpu(), Gpu), reason="there is a GPU")
 
@@ -141,10 +142,8 @@ def test_versions_name_the_gpu_and_the_libraries(monkeypatch: pytest.MonkeyPatch
     assert versions(NOWHERE, Machine(gpu=NoGpu("no driver", expected=False)), ()).verdict == "failed"
 
 
-def test_the_kernels_are_held_to_the_reference(cupy_on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_TIMED", (32, 32))
-    monkeypatch.setattr(kernel, "_ROUNDS", 1)
-    found = kernel.kernel(NOWHERE)
+def test_the_kernels_are_held_to_the_reference(cupy_on_cpu: ModuleType) -> None:
+    found = kernel.kernel(NOWHERE, size_px=(32, 32), rounds=1)
     assert found.verdict == "passed", found.words
     assert found.figures["largest error"] <= 1e-5
 
@@ -159,7 +158,7 @@ def test_steps_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def segment(bundle: Bundle, network: HostNetwork, quick_edge: None) -> Segmenter:
+def segment(bundle: Bundle, network: HostNetwork, cupy_on_cpu: ModuleType) -> Segmenter:
     pipeline = GpuPipeline(bundle, lambda stream: network, all_passed)
     return Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, FP16))
 
@@ -192,21 +191,19 @@ def test_frames_that_are_not_waited_for_fail_the_race(cupy_on_cpu: ModuleType, b
     assert found.words.endswith("of 4 frames read before they were written, by one that waits for nobody")
 
 
-def test_an_engine_is_timed_in_both_batch_sizes(cupy_on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "_SIZE", (128, 128))
+def test_an_engine_is_timed_in_both_batch_sizes(cupy_on_cpu: ModuleType) -> None:
     inner, stream = HostNetwork(), cupy_on_cpu.cuda.Stream(non_blocking=True)
-    figures = network.timed(cupy_on_cpu, stream, inner.bind, capture=False)
+    figures = network.timed(cupy_on_cpu, stream, inner.bind, capture=False, size_px=(128, 128))
     assert set(figures) == {"1 frames, ms", "8 frames, ms", "GB held after 1", "GB held after 8"}
     assert set(inner.runs) == {1, 8}
 
 
 def test_a_backend_is_served_with_its_memory_and_stages(
-    cupy_on_cpu: ModuleType, quick_edge: None, bundle: Bundle, float16: Float16Network, monkeypatch: pytest.MonkeyPatch
+    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
 ) -> None:
-    monkeypatch.setattr(serving, "_CALLS", 1)
     pipeline = GpuPipeline(bundle, lambda stream: float16, all_passed)
     segment = Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, FP16))
-    found = serving.served(segment, cupy_on_cpu, 8 << 30, 1.5)
+    found = serving.served(segment, cupy_on_cpu, 8 << 30, 1.5, calls=1)
     assert found.verdict == "passed"
     assert "goldens pass, worst Dice" in found.words
     assert list(found.figures["GPU memory held, bytes"]) == ["opened", "one frame", "eight frames"]
@@ -215,11 +212,10 @@ def test_a_backend_is_served_with_its_memory_and_stages(
 
 
 @pytest.fixture
-def small_b7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def small_b7(tmp_path: Path) -> Settings:
     """Settings with the network that the export code writes, of a smaller encoder for smaller frames."""
-    monkeypatch.setattr(network, "_SIZE", (64, 64))
     settings = Settings("bundle", str(tmp_path))
-    found = network.write_b7(settings, Architecture("resnet18", (16,) * 5))
+    found = network.write_b7(settings, Architecture("resnet18", (16,) * 5), SMALL_PX)
     assert found.verdict == "passed"
     return settings
 
@@ -231,7 +227,7 @@ def test_the_export_code_writes_a_network_that_every_engine_takes_and_none_runs_
     """In that order: what the export code imports must not meet the stand-in for CuPy."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     with pytest.raises(Skip) as skipped:
-        network.b7_tensorrt(small_b7, Machine(gpu=GPU))
+        network.b7_tensorrt(small_b7, Machine(gpu=GPU), SMALL_PX)
     assert "tensorrt: tensorrt is needed here and not installed" in str(skipped.value)
     assert "tensorrt-rtx: TensorRT-RTX" in str(skipped.value)  # built from that network, and then
     assert "cannot load this engine on this GPU" in str(skipped.value)

@@ -75,9 +75,7 @@ class WithRtx:
 
 
 @pytest.fixture
-def rtx(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cupy_on_cpu: ModuleType, quick_edge: None, float16: Float16Network
-) -> WithRtx:
+def rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cupy_on_cpu: ModuleType, float16: Float16Network) -> WithRtx:
     vendor = ModuleType("tensorrt_rtx")
     members = dict.fromkeys(("SM80", "SM86", "SM89", "SM120"))
     vars(vendor).update(__version__="1.7.1.116", ComputeCapability=SimpleNamespace(__members__=members))

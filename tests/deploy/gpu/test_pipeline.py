@@ -47,7 +47,7 @@ from breastseg_deploy.metrics import dice
 
 
 @pytest.fixture
-def pipeline(bundle: Bundle, network: HostNetwork, quick_edge: None) -> Iterator[GpuPipeline]:
+def pipeline(bundle: Bundle, network: HostNetwork, cupy_on_cpu: ModuleType) -> Iterator[GpuPipeline]:
     opened = GpuPipeline(bundle, lambda stream: network, all_passed)
     yield opened
     opened.close()
@@ -181,7 +181,7 @@ def test_no_call_after_the_first_of_its_batch_size_makes_a_buffer(
 
 
 def test_everything_runs_on_one_stream_that_is_not_the_callers(
-    cupy_on_cpu: ModuleType, bundle: Bundle, network: HostNetwork, quick_edge: None
+    cupy_on_cpu: ModuleType, bundle: Bundle, network: HostNetwork
 ) -> None:
     streams: list[Any] = []
 
@@ -216,7 +216,7 @@ def test_segmenter_serves_frames_of_the_host_through_a_gpu_backend(pipeline: Gpu
 
 
 def test_self_test_by_a_gpu_backend_holds_the_limit_of_the_float16_network(
-    quick_edge: None, bundle: Bundle, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
 ) -> None:
     segment = segmenter(bundle, GpuPipeline(bundle, lambda stream: float16, all_passed))
     assert [golden.name for golden in segment.self_test()] == list(bundle.manifest.goldens)
@@ -532,7 +532,7 @@ def test_an_error_that_stays_closes_the_segmenter_and_every_call_says_so(
 
 @pytest.mark.parametrize("where", ["entering", "leaving"])
 def test_a_dead_gpu_that_cannot_even_be_chosen_is_an_error_in_words(
-    cupy_on_cpu: ModuleType, bundle: Bundle, network: HostNetwork, quick_edge: None, where: str
+    cupy_on_cpu: ModuleType, bundle: Bundle, network: HostNetwork, where: str
 ) -> None:
     """CUDA reports an error that stays at every later call, choosing the device included."""
     dead: list[str] = []
@@ -657,7 +657,7 @@ class CapturableNetwork(HostNetwork):
 
 
 @pytest.fixture
-def capturing(monkeypatch: pytest.MonkeyPatch, quick_edge: None) -> None:
+def capturing(monkeypatch: pytest.MonkeyPatch, cupy_on_cpu: ModuleType) -> None:
     monkeypatch.setattr(fake_cupy.cuda, "Stream", CapturingStream)
     monkeypatch.setattr(Graph, "launches", [])
 
@@ -727,7 +727,7 @@ def open_pipeline(bundle: Bundle, network: HostNetwork, verdicts: SelfTest) -> G
 
 
 def test_each_batch_size_runs_the_goldens_before_it_serves(
-    quick_edge: None, bundle: Bundle, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
 ) -> None:
     verdicts = Recorded()
     pipeline = open_pipeline(bundle, float16, verdicts)
@@ -745,7 +745,7 @@ def test_each_batch_size_runs_the_goldens_before_it_serves(
 
 
 def test_a_batch_size_that_has_passed_before_is_not_tested_again(
-    quick_edge: None, bundle: Bundle, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
 ) -> None:
     verdicts = Recorded(known={1})
     pipeline = open_pipeline(bundle, float16, verdicts)
@@ -759,7 +759,7 @@ def opposite(logits: NDArray[np.float32]) -> None:
 
 
 def test_a_network_that_does_not_reproduce_the_goldens_refuses_to_open(
-    quick_edge: None, bundle: Bundle, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
 ) -> None:
     verdicts = Recorded()
     float16.spoil = opposite
@@ -770,7 +770,7 @@ def test_a_network_that_does_not_reproduce_the_goldens_refuses_to_open(
 
 
 def test_a_batch_size_that_does_not_reproduce_the_goldens_never_serves(
-    quick_edge: None, bundle: Bundle, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
 ) -> None:
     pipeline = open_pipeline(bundle, float16, Recorded())
 
@@ -789,7 +789,7 @@ def test_a_batch_size_that_does_not_reproduce_the_goldens_never_serves(
     ("limit", "words"), [("worst_dice", "has Dice .*, the limit is 1.01"), ("mean_dice", "a mean Dice of .* is 1.01")]
 )
 def test_the_limits_are_the_float16_networks_for_the_worst_golden_and_for_their_mean(
-    quick_edge: None, bundle: Bundle, float16: Float16Network, limit: str, words: str
+    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network, limit: str, words: str
 ) -> None:
     limits = bundle.manifest.limits_of(FP16).model_copy(update={limit: 1.01})
     artefacts = tuple(
@@ -802,7 +802,7 @@ def test_the_limits_are_the_float16_networks_for_the_worst_golden_and_for_their_
 
 
 def test_a_golden_that_says_otherwise_refuses_to_open(
-    quick_edge: None, bundle_copy: Path, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle_copy: Path, float16: Float16Network
 ) -> None:
     name = alter_golden(bundle_copy, number=-1, frame=np.full((SIDE, SIDE, 3), 255, np.uint8) - FRAMES[0])
     with pytest.raises(ParityError, match=name):
@@ -810,7 +810,7 @@ def test_a_golden_that_says_otherwise_refuses_to_open(
 
 
 def test_goldens_with_logits_that_are_no_numbers_refuse_to_open(
-    quick_edge: None, bundle: Bundle, float16: Float16Network
+    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
 ) -> None:
     float16.spoil = lambda logits: logits.fill(np.nan)
     with pytest.raises(BreastsegError, match="NaN or infinite"):

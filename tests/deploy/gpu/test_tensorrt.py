@@ -3,9 +3,10 @@ bindings in `engines/test_bindings.py`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from host_network import FRAMES, SIDE, all_passed, at_address, light_logits, lig
 from breastseg_deploy import BackendError
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.engines.flavour import FLAVOURS, FlavourName
-from breastseg_deploy.gpu import tensorrt as tensorrt_network
 from breastseg_deploy.gpu.pipeline import GpuPipeline
 from breastseg_deploy.gpu.tensorrt import PlanError, TensorRtNetwork
 
@@ -212,7 +212,7 @@ def opened(
     plan: bytes = PLAN,
     kernels: Kept | None = None,
 ) -> TensorRtNetwork:
-    monkeypatch.setattr(tensorrt_network, "load", lambda flavour: trt)
+    monkeypatch.setitem(sys.modules, FLAVOURS[name].module, cast(ModuleType, trt))
     return TensorRtNetwork(FLAVOURS[name], plan, (SIDE, SIDE), stream, kernels)
 
 
@@ -223,7 +223,7 @@ def bind(network: TensorRtNetwork, batch: int = 1) -> Any:
 
 
 def test_pipeline_around_an_engine_gives_what_the_engine_computes(
-    monkeypatch: pytest.MonkeyPatch, quick_edge: None, bundle: Bundle
+    monkeypatch: pytest.MonkeyPatch, cupy_on_cpu: ModuleType, bundle: Bundle
 ) -> None:
     trt = StandIn()
     pipeline = GpuPipeline(bundle, lambda stream: opened(monkeypatch, trt, stream, "tensorrt-rtx"), all_passed)

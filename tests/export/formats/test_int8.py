@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -300,29 +302,50 @@ def test_a_failure_of_nncf_is_named_as_one(monkeypatch: pytest.MonkeyPatch, netw
         quantised(network, Samples(None, SIZE))
 
 
+def nncf_misunderstands(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]) -> None:
+    """NNCF, which quantises by other options than it was given."""
+    quantize = import_module("nncf").quantize
+
+    def by_others(model: Any, frames: Any, **asked: Any) -> Any:
+        change(asked)
+        return quantize(model, frames, **asked)
+
+    monkeypatch.setattr("nncf.quantize", by_others)
+
+
 def test_what_nncf_leaves_out_is_found(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
-    monkeypatch.setattr(int8, "_by_nncf", lambda nncf, model, *_: model)
+    monkeypatch.setattr("nncf.quantize", lambda model, *_, **__: model)
     with pytest.raises(BackendError, match="must quantise 20 convolutions of the decoder and did 0 of them"):
         quantised(network, Samples(None, SIZE))
 
 
 def test_what_nncf_does_too_much_is_found(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
-    by_nncf = int8._by_nncf
-    monkeypatch.setattr(int8, "_by_nncf", lambda nncf, model, kept, *rest: by_nncf(nncf, model, kept[1:], *rest))
+    def keep_one_less(asked: dict[str, Any]) -> None:
+        asked["ignored_scope"] = replace(asked["ignored_scope"], names=asked["ignored_scope"].names[1:])
+
+    nncf_misunderstands(monkeypatch, keep_one_less)
     with pytest.raises(
         BackendError, match="must quantise 20 convolutions of the decoder and did 20 of them and 1 more"
     ):
         quantised(network, Samples(None, SIZE))
 
 
+def without_smoothing(asked: dict[str, Any]) -> None:
+    asked["advanced_parameters"].smooth_quant_alphas.convolution = -1
+
+
+def without_overflow_fix(asked: dict[str, Any]) -> None:
+    asked["advanced_parameters"].overflow_fix = import_module("nncf").OverflowFix.DISABLE
+
+
 @pytest.mark.parametrize(
-    ("setting", "value", "words"),
-    [("_SMOOTHING", -1, "applied no SmoothQuant"), ("_OVERFLOW_FIX", "DISABLE", "gave weights more than 7 bits")],
+    ("change", "words"),
+    [(without_smoothing, "applied no SmoothQuant"), (without_overflow_fix, "gave weights more than 7 bits")],
 )
 def test_what_nncf_leaves_out_of_the_recipe_is_found(
-    setting: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto
+    change: Callable[[dict[str, Any]], None], words: str, monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto
 ) -> None:
-    monkeypatch.setattr(int8, setting, value)
+    nncf_misunderstands(monkeypatch, change)
     with pytest.raises(BackendError, match=words):
         quantised(network, Samples(None, SIZE))
 

@@ -11,15 +11,18 @@ import pytest
 from test_ablation import UNET
 
 from breastseg_deploy.cli.command import run_command
-from breastseg_train.paper import ablation
-from breastseg_train.paper.ablate_command import COMMAND
+from breastseg_train.paper.ablate_command import COMMAND, chosen_configurations
 from breastseg_train.run.configuration import PRESETS, TABLE_II, Configuration
 
 
-def run(*arguments: object) -> int:
+def parsed(*arguments: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     COMMAND.add_arguments(parser)
-    return run_command(COMMAND, parser.parse_args([str(argument) for argument in arguments]))
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def run(*arguments: object) -> int:
+    return run_command(COMMAND, parsed(*arguments))
 
 
 def test_the_table_is_printed_and_one_json_object_on_request(
@@ -33,13 +36,12 @@ def test_the_table_is_printed_and_one_json_object_on_request(
     assert json.loads(capsys.readouterr().out)["rows"][0]["seed"] == 3
 
 
-def test_table_ii_is_what_is_run_by_default_and_the_arguments_reach_every_preset(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Configuration] = []
-    monkeypatch.setattr(ablation, "ablate", lambda _data, _output, presets, **_: asked.extend(presets) or [])
-    common = ("--data", data_root, "--output", tmp_path / "table")
-    assert run(*common, "--small", "--epochs", 12, "--validate-every", 2) == 0
+def chosen(*arguments: object) -> list[Configuration]:
+    return chosen_configurations(parsed("--data", "data", "--output", "table", *arguments))
+
+
+def test_table_ii_is_what_is_run_by_default_and_the_arguments_reach_every_preset() -> None:
+    asked = chosen("--small", "--epochs", 12, "--validate-every", 2)
     assert [configuration.preset for configuration in asked] == list(TABLE_II)
     for configuration in asked:
         small = PRESETS[configuration.preset].small()
@@ -47,11 +49,9 @@ def test_table_ii_is_what_is_run_by_default_and_the_arguments_reach_every_preset
 
 
 def test_epochs_that_the_presets_interval_does_not_divide_are_validated_more_often(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked: list[Configuration] = []
-    monkeypatch.setattr(ablation, "ablate", lambda _data, _output, presets, **_: asked.extend(presets) or [])
-    assert run("--data", data_root, "--output", tmp_path / "table", "--small", "--epochs", 2) == 0
+    asked = chosen("--small", "--epochs", 2)
     assert {(configuration.epochs, configuration.validate_every_epochs) for configuration in asked} == {(2, 2)}
     assert "paper: 2 epochs are no multiple of 4" in capsys.readouterr().err
 

@@ -15,12 +15,11 @@ from breastseg_train.evaluate.otsu import OTSU_DATA_SET, OTSU_FRAME
 from breastseg_train.evaluate.prediction import checkpoint_predictor
 from breastseg_train.network.architecture import NO_ENCODER
 from breastseg_train.network.checkpoint import load_checkpoint
-from breastseg_train.paper import ablation
 from breastseg_train.paper.ablation import CURVES, EVALUATION, TABLE, TABLE_JSON, ablate, table
 from breastseg_train.paper.crf import mean_field
 from breastseg_train.run import experiment
 from breastseg_train.run.configuration import Configuration
-from breastseg_train.run.experiment import experiment_predictor, run_experiment
+from breastseg_train.run.experiment import experiment_predictor
 from breastseg_train.run.run_folder import BEST
 
 UNET = Configuration(
@@ -80,20 +79,14 @@ def test_a_run_interrupted_while_it_was_measured_is_measured_again(data_root: Pa
     assert again["evaluation"] == before["evaluation"]
 
 
-def test_finished_runs_stay_and_the_rest_is_added(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_runs_stay_and_the_rest_is_added(data_root: Path, tmp_path: Path) -> None:
     output = tmp_path / "table"
     first, *_ = ablate(data_root, output, [UNET])
-    trained: list[str] = []
-
-    def note(root: Path, run: Path, configuration: Configuration, **rest: object) -> object:
-        trained.append(configuration.preset)
-        return run_experiment(root, run, configuration, **rest)
-
-    monkeypatch.setattr(ablation, "run_experiment", note)
-    rows = ablate(data_root, output, [UNET, WITH_CRF])
-    assert trained == ["unet-crf"]
+    written = (output / "unet" / BEST).stat().st_mtime_ns
+    told: list[str] = []
+    rows = ablate(data_root, output, [UNET, WITH_CRF], say=told.append)
+    assert told == ["training unet-crf", "measuring unet-crf"]
+    assert (output / "unet" / BEST).stat().st_mtime_ns == written
     assert rows[0] == first
 
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import lightning
 import pytest
 import torch
 from discs import disc_frame, write_frame
@@ -17,7 +17,6 @@ from discs import disc_frame, write_frame
 from breastseg_deploy.errors import ArgumentError, DataError, MachineError
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.run.configuration import Configuration
-from breastseg_train.run.module import SegmentationTraining
 from breastseg_train.run.run_folder import FIGURES, LAST, RUN
 from breastseg_train.run.training import train
 
@@ -84,20 +83,15 @@ def test_two_processes_reach_the_weights_and_figures_of_one(data: Path, alone: P
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in alone.iterdir()}
 
 
-def test_two_processes_go_on_with_a_run_where_one_was_interrupted(
-    data: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = SegmentationTraining.training_step
-
-    def interrupted(self: SegmentationTraining, batch: Any, index: int) -> torch.Tensor:
-        if self.current_epoch == 1:
+class CtrlCInSecondEpoch(lightning.Callback):
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.current_epoch == 1:
             raise KeyboardInterrupt
-        return original(self, batch, index)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentationTraining, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(data, tmp_path, TINY)
+
+def test_two_processes_go_on_with_a_run_where_one_was_interrupted(data: Path, alone: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, TINY, callbacks=[CtrlCInSecondEpoch()])
     train(data, tmp_path, TINY, devices=2, resume=True)
     assert largest_difference(alone, tmp_path) < SAME
     assert rows(tmp_path) == [pytest.approx(row, abs=SAME) for row in rows(alone)]

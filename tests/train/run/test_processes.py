@@ -32,10 +32,9 @@ def test_the_error_of_one_process_ends_the_others() -> None:
         run_in_processes(second_fails_while_the_first_waits, 2)
 
 
-def test_a_killed_process_ends_the_others_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("breastseg_train.run.processes.GRACE_SECONDS", 0.1)
+def test_a_killed_process_ends_the_others_and_is_named() -> None:
     with pytest.raises(TrainingError, match="process 1 of the run ended with signal SIGKILL"):
-        run_in_processes(second_is_killed, 2)
+        run_in_processes(second_is_killed, 2, grace_seconds=0.1)
 
 
 def where() -> Place:

