@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from breastseg_benchmark.gpu_check.machine import needed_cupy
 from breastseg_benchmark.gpu_check.step import Finding, Settings, Skip
-from breastseg_deploy import BackendError, MachineError, Segmenter
 from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.bundle import FP16
+from breastseg_deploy.errors import BackendError, MachineError
 from breastseg_deploy.phantom import phantom_frame
+from breastseg_deploy.segmenter import Segmenter
 
 _RACES = 100
 _CALLS = 30
