@@ -98,7 +98,7 @@ PROMISES = [
     ("gate.md: margin of a score", gate_format.SCORE_MARGIN, 1e-3),
     ("gate.md: chance under which a promise is contradicted", gate.LEAST_CHANCE, 0.01),
     ("int8.md: frames to calibrate on", int8.LEAST_CALIBRATION_FRAMES, 32),
-    ("int8.md: a golden against its Dice at the export", selftest.INT8_SLACK, 0.005),
+    ("int8.md: a golden against its Dice at the export", selftest.GOLDEN_SLACK, 0.005),
     ("int8.md: largest weight of 7 bits", int8._LARGEST_WEIGHT, 64),
     ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),
 ]  # fmt: skip

@@ -203,7 +203,7 @@ def gate_facts(gate: Gate) -> Sequence[tuple[str, str]]:
             f"{gate.calibrated_on}: {gate.frames_with_cells} frames with cells, {gate.frames_empty} empty",
         ),
         (
-            "parity frames that it skips",
+            "parity frames skipped",
             f"{gate.parity_frames_skipped}, with cells {gate.parity_frames_with_cells_skipped}",
         ),
     )
