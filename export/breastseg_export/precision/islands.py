@@ -116,7 +116,7 @@ class IslandSearch:
         self._necessary = frozenset(necessary)
         self._frames, self._threshold = frames, threshold
         self._limits, self._target = limits, halved(limits)
-        self._mixed = MixedNetwork(network, self._necessary)
+        self._mixed = MixedNetwork(network, self._necessary, [frame.tensor for frame in frames])
         self._nodes = {group.name: group.node_names for group in groups(network)}
         self._work = multiply_adds(network, described_values(network))
         self._names = [node.name for node in network.graph.node]
@@ -218,8 +218,8 @@ class IslandSearch:
 
     def _parity(self, groups: Groups) -> Parity:
         figures = []
-        for frame in self._frames:
-            found = probability(self._mixed.logits(frame.tensor, groups))
+        for number, frame in enumerate(self._frames):
+            found = probability(self._mixed.logits(number, groups))
             figures.append(frame_parity(frame.sample, frame.expected, found, self._threshold))
         return summary("trial", self._limits, figures)
 

@@ -99,7 +99,7 @@ class _WatchedPart:
         self._read = [value.name for value in model.graph.input]
         self._made = [value.name for value in model.graph.output]
         self._largest, self._sums, watched = _watched(model)
-        self._session = session(watched, keeps_memory=False)
+        self._session = session(watched)
 
     def run(self, values: dict[str, NDArray[np.float32]], ranges: Ranges) -> dict[str, float]:
         """Add what the group makes to `values`, what it reached to `ranges`; the largest magnitudes of this run."""

@@ -104,7 +104,7 @@ class _Step:
 def _between(model: ModelProto) -> _Step:
     """What lies between two convolutions."""
     reads, makes = (tuple(value.name for value in side) for side in (model.graph.input, model.graph.output))
-    onnx_session = session(model, keeps_memory=False, threads=1)  # arenas of hundreds of sessions would hold 10 GB
+    onnx_session = session(model, threads=1)  # hundreds of them, with little to do each
 
     def run(values: Values) -> Values:
         return dict(zip(makes, onnx_session.run(makes, {name: values[name] for name in reads}), strict=True))

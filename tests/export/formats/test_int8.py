@@ -20,7 +20,17 @@ import pytest
 from breastseg_deploy import BackendError, BundleError, FrameError, MachineError, ParityError, Segmenter
 from breastseg_deploy.artefacts import Int8Precision, details_of
 from breastseg_deploy.backends.select import choose
-from breastseg_deploy.bundle import FP16, INT8, INT8_NETWORK, INT8_WEIGHTS, MANIFEST, MODEL, Bundle, file_entry, golden_bytes
+from breastseg_deploy.bundle import (
+    FP16,
+    INT8,
+    INT8_NETWORK,
+    INT8_WEIGHTS,
+    MANIFEST,
+    MODEL,
+    Bundle,
+    file_entry,
+    golden_bytes,
+)
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.io.images import png_bytes

@@ -20,7 +20,7 @@ from breastseg_export.parity import FP16_LIMITS, Compared, check, compare
 from breastseg_export.precision.half import explicitly_rounded, half_network
 from breastseg_export.precision.islands import SEARCH_FRAMES, IslandSearch, SearchFrame, halved, watched_frames
 from breastseg_export.precision.layers import Groups, groups, layer_of
-from breastseg_export.precision.mixed import MixedNetwork
+from breastseg_export.precision.mixed import MixedNetwork, Values
 from breastseg_export.precision.ranges import SAFE_MAGNITUDE, Ranges, Watch, necessary_islands
 from breastseg_export.runners import network_in_onnxruntime, reference, session
 from breastseg_export.samples import Samples
@@ -110,8 +110,8 @@ def test_groups_hold_every_node_once_in_the_order_of_the_network(overflowing: Ov
 def test_a_mixed_network_is_the_float32_network_where_all_its_groups_are(overflowing: Overflowing) -> None:
     tensor = overflowing.frames[0].tensor
     expected = session(overflowing.network).run(["logits"], {"tensor": tensor})[0][0, 0]
-    mixed = MixedNetwork(overflowing.network, frozenset())
-    np.testing.assert_allclose(mixed.logits(tensor, frozenset(GROUPS)), expected, rtol=1e-3, atol=1e-5)
+    mixed = MixedNetwork(overflowing.network, frozenset(), [tensor])
+    np.testing.assert_allclose(mixed.logits(0, frozenset(GROUPS)), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_mixed_network_rounds_as_the_file_would_that_is_made_of_the_same_islands(overflowing: Overflowing) -> None:
@@ -120,8 +120,41 @@ def test_a_mixed_network_rounds_as_the_file_would_that_is_made_of_the_same_islan
     file = half_network(overflowing.network, search.islands(chosen))
     expected = session(explicitly_rounded(file)).run(["logits"], {"tensor": tensor})[0][0, 0]
     full = session(overflowing.network).run(["logits"], {"tensor": tensor})[0][0, 0]
-    found = MixedNetwork(overflowing.network, frozenset(overflowing.necessary)).logits(tensor, chosen)
+    found = MixedNetwork(overflowing.network, frozenset(overflowing.necessary), [tensor]).logits(0, chosen)
     assert np.abs(found - expected).mean() < 0.3 * np.abs(expected - full).mean()
+
+
+def test_a_mixed_network_computes_a_group_again_only_where_it_or_one_before_it_changed(
+    overflowing: Overflowing,
+) -> None:
+    class Telling(MixedNetwork):
+        def _make(self, name: str, float32: bool, values: Values) -> Values:
+            computed.append(name)
+            return super()._make(name, float32, values)
+
+    computed: list[str] = []
+    mixed = Telling(overflowing.network, frozenset(), [overflowing.frames[0].tensor])
+    for chosen, expected in (
+        (Groups(), GROUPS),
+        (Groups(["decoder x_*_3"]), GROUPS[-3:]),
+        (Groups(["stem"]), GROUPS[1:]),
+        (Groups(["stem", "head"]), GROUPS[-1:]),  # the last run
+        (Groups(["decoder x_*_4"]), GROUPS[-2:]),  # the first run
+    ):
+        computed.clear()
+        mixed.logits(0, chosen)
+        assert computed == expected
+
+
+def test_what_a_mixed_network_keeps_changes_no_answer_and_is_not_shared_between_frames(
+    overflowing: Overflowing,
+) -> None:
+    tensors = [frame.tensor for frame in overflowing.frames[:2]]
+    kept = MixedNetwork(overflowing.network, frozenset(), tensors)
+    for chosen in (Groups(), Groups(["stem"]), Groups(["stem", "head"]), Groups(["decoder x_*_1"])):
+        for number, tensor in enumerate(tensors):
+            fresh = MixedNetwork(overflowing.network, frozenset(), [tensor]).logits(0, chosen)
+            np.testing.assert_array_equal(kept.logits(number, chosen), fresh)
 
 
 def test_watched_ranges_are_those_of_the_float32_network(overflowing: Overflowing) -> None:
