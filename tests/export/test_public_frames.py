@@ -11,11 +11,13 @@ import pytest
 from breastseg_deploy.artefacts import HalfPrecision, details_of
 from breastseg_deploy.bundle import FP16
 from breastseg_deploy.io.images import find_frames
-from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.manifest import Manifest, Parity
 from breastseg_deploy.segmenter import Segmenter
 from breastseg_deploy.verify import FrameCheck, check_frames
 from breastseg_export.exporter import export_bundle
+from breastseg_export.precision.islands import SEARCH_FRAMES
 from breastseg_export.precision.ranges import SAFE_MAGNITUDE
+from breastseg_export.precision.sums import FLOAT16_SUMS
 from breastseg_export.settings import ExportSettings
 
 pytestmark = pytest.mark.data
@@ -47,11 +49,17 @@ def checked(exported: tuple[Manifest, Path, Path]) -> FrameCheck:
         return check_frames(segment, find_frames([frames]))
 
 
+def parities_of(manifest: Manifest) -> list[Parity]:
+    return [parity for artefact in manifest.artefacts for parity in artefact.parity]
+
+
 def test_every_artefact_agrees_with_pytorch_on_the_public_test_frames(exported: tuple[Manifest, Path, Path]) -> None:
     manifest, _, _ = exported
     assert manifest.parity_frames == "17 frames from files, 17 with ground truth"
-    for parity in (one for artefact in manifest.artefacts for one in artefact.parity):
-        assert (parity.frames, parity.frames_with_cells >= 6) == (17, True)
+    parities = parities_of(manifest)
+    assert [parity.frames for parity in parities] == [17, 17, SEARCH_FRAMES]
+    for parity in parities:
+        assert parity.frames_with_cells >= (6 if parity.frames == 17 else 2)
         assert parity.worst_dice >= parity.limits.worst_dice
         assert parity.dice_change is not None
         assert abs(parity.dice_change) <= 0.001
@@ -64,9 +72,16 @@ def test_no_layer_overflows_float16_on_the_public_test_frames(exported: tuple[Ma
     assert details.largest_activation < SAFE_MAGNITUDE
     artefact = manifest.artefact(FP16)
     assert artefact is not None
-    half = artefact.parity[0]
+    half, in_half = artefact.parity
     assert half.largest_probability_error < 0.2  # an answer that is not finite counts as 1
-    assert half.worst_dice >= 0.99
+    assert in_half.largest_probability_error < 0.2
+
+
+def test_an_engine_that_sums_in_float16_would_keep_the_masks_of_the_hardest_public_test_frames(
+    exported: tuple[Manifest, Path, Path],
+) -> None:
+    (sums,) = [parity for parity in parities_of(exported[0]) if parity.engine == FLOAT16_SUMS]
+    assert sums.worst_dice >= 0.998  # measured: 0.9993 is the worst of all 33
 
 
 def test_plane_sums_that_overflow_float16_on_the_public_test_frames_are_islands(
