@@ -15,7 +15,7 @@ _ON_CUDA = (2, 13)
 """DLPack device types: device and managed memory."""
 
 
-def taken(cupy: Any, found: Any) -> Any:
+def device_view(cupy: Any, found: Any) -> Any:
     """An array on the device (see `inference.lies_on_gpu`) as a CuPy array over the same memory."""
     if isinstance(found, cupy.ndarray):
         return found

@@ -19,7 +19,7 @@ from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.contract import is_frame, rgb_frame
 from breastseg_deploy.errors import BackendError, FrameError, ParityError
 from breastseg_deploy.extras import require
-from breastseg_deploy.gpu.arrays import frame_count, taken
+from breastseg_deploy.gpu.arrays import device_view, frame_count
 from breastseg_deploy.gpu.buffers import IN_FLIGHT, Lane, Slot
 from breastseg_deploy.gpu.failure import GpuGuard
 from breastseg_deploy.gpu.graph import GpuNetwork, launcher
@@ -288,7 +288,7 @@ class GpuPipeline:
         that were ours, nothing would be waited for. PyTorch's `__cuda_array_interface__` names no stream and works on
         the default stream, so that is waited for as well.
         """
-        view = taken(self._cupy, frames)
+        view = device_view(self._cupy, frames)
         for stream in (self._cupy.cuda.get_current_stream(), self._cupy.cuda.Stream.null):
             self._stream.wait_event(stream.record())
         if not is_batch and not is_frame(view.shape, self._size_px):

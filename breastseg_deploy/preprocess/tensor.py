@@ -22,7 +22,7 @@ def network_input(
     Args:
         rgb: (N, H, W, 3) uint8, H and W >= 32.
         parameters: of the Gabor bank; the paper's by default.
-        threads: passed to `edge_fft.edge_channel`.
+        threads: passed to `fft.edge_channel`.
 
     Returns:
         (N, 4, H, W) float32, C-contiguous.

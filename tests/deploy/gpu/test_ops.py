@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.contract import rgb_batch
 from breastseg_deploy.errors import ArgumentError, FrameError, MachineError
-from breastseg_deploy.gpu.arrays import taken
+from breastseg_deploy.gpu.arrays import device_view
 from breastseg_deploy.gpu.ops import Kernels, check_range
 from breastseg_deploy.preprocess import tensor as preprocess
 from breastseg_deploy.preprocess.gabor import GaborParameters
@@ -105,7 +105,7 @@ def place(self: CameraBuffer) -> tuple[int, int]:
 @pytest.mark.parametrize("protocol", ["cuda array interface", "dlpack"])
 def test_memory_of_others_is_read_where_it_lies(cupy_on_cpu: ModuleType, protocol: str) -> None:
     camera = CameraBuffer(FRAMES.copy(), protocol)
-    view = taken(cupy_on_cpu, camera)
+    view = device_view(cupy_on_cpu, camera)
     assert (cupy_on_cpu.allocations, cupy_on_cpu.copies) == ([], [])
     camera.frame[:] = 255 - camera.frame
     assert_close(tensor_of(cupy_on_cpu, view)[0], camera.frame)
@@ -114,14 +114,14 @@ def test_memory_of_others_is_read_where_it_lies(cupy_on_cpu: ModuleType, protoco
 def test_dlpack_producers_are_told_the_stream(cupy_on_cpu: ModuleType) -> None:
     stream, camera = cupy_on_cpu.cuda.Stream(), CameraBuffer(FRAMES, "dlpack")
     with stream:
-        taken(cupy_on_cpu, camera)
+        device_view(cupy_on_cpu, camera)
     assert camera.streams == [stream.ptr]
 
 
 def test_who_speaks_both_protocols_is_told_the_stream(cupy_on_cpu: ModuleType) -> None:
     camera = CameraBuffer(FRAMES, "dlpack")
     camera.__cuda_array_interface__ = CameraBuffer(FRAMES, "cuda array interface").__cuda_array_interface__
-    taken(cupy_on_cpu, camera)
+    device_view(cupy_on_cpu, camera)
     assert len(camera.streams) == 1
 
 
@@ -326,7 +326,7 @@ def test_device_takes_torch_tensors_without_a_copy(cupy: Any) -> None:
     torch = pytest.importorskip("torch")
     frames = torch.from_numpy(noise(1, *SIZE, 3)).cuda()
     torch.cuda.synchronize()
-    view = taken(cupy, frames)
+    view = device_view(cupy, frames)
     assert view.data.ptr == frames.data_ptr()
     assert_close(tensor_of(cupy, view)[0], frames.cpu().numpy())
 
