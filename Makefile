@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV), about 7 GB: PyTorch with its CUDA libraries is most of it"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
-	for version in $(TENSORRT); do $(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/tensorrt-$$version \
+	for version in $(TENSORRT); do $(BIN)/python -m pip install --no-deps --upgrade --target $(VENV)/tensorrt-$$version \
 		tensorrt-cu13-bindings==$$version || echo "no bindings of TensorRT $$version: their test is skipped"; done
 	@touch $(READY)
 

@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
         rows += [(f"  {label}", text) for label, text in artefact.facts]
     rows += [("file", f"{name}, {entry.bytes:,} bytes, all hashes match") for name, entry in manifest.files.items()]
     for key, value in rows:
-        print(f"{key:23}{value}")
+        print(f"{key:25}{value}")
     return 0
 
 

@@ -367,7 +367,7 @@ def test_commands_say_what_was_skipped(gated_bundle: Path, tmp_path: Path, capsy
     assert f"4 frames, 2 with cells by ground truth: {skipped} skipped, 0 of them with cells" in printed.err
     assert main(["inspect", str(gated_bundle)]) == 0
     printed = capsys.readouterr()
-    assert "  empty-frame gate     off unless asked for; a frame with cells" in printed.out
+    assert "  empty-frame gate       off unless asked for; a frame with cells" in printed.out
     assert "parity frames skipped  " in printed.out
     assert main(["verify", str(gated_bundle), "--gate", "--json"]) == 0
     printed = capsys.readouterr()

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from breastseg_deploy.artefacts import HalfPrecision, IslandTrial
 from breastseg_deploy.errors import ParityError
 from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Compared, ParityRun, check, compare, failures, stricter
-from breastseg_export.report import difference, report_html, write_pictures
+from breastseg_export.precision.ranges import SAFE_MAGNITUDE
+from breastseg_export.precision.sums import PRODUCTS
+from breastseg_export.report import difference, rendered, report_html, write_pictures
 from breastseg_export.runners import Engine
 from breastseg_export.samples import Sample, Samples
 
@@ -215,7 +217,8 @@ def test_report_shows_which_layers_are_float32_and_what_was_tried() -> None:
         search=tuple(trials),
         search_frames=("square-0", "square-2"),
     )
-    page = report_html("toy", run_with(perfect), "5 squares", [], 0.5, half)
+    section = rendered("islands.html.j2", half=half, safe_magnitude=SAFE_MAGNITUDE, products=PRODUCTS)
+    page = report_html("toy", run_with(perfect), "5 squares", [], 0.5, [section])
     words = " ".join(page.split())
     assert "3 nodes of the float16 network compute in float32. 2 of them must: plane sums over 8188." in words
     assert "For the Dice: stem." in words

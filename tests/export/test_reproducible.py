@@ -14,7 +14,7 @@ from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import ArgumentError
 from breastseg_export.settings import ExportSettings, build_time
 
-EXPORT = "import sys; from breastseg_export.command import main; sys.exit(main())"
+EXPORT = "import sys; from breastseg_export.main import main; sys.exit(main())"
 
 
 def export(place: Path, hash_seed: str) -> dict[str, bytes]:

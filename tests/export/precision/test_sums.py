@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from breastseg_export.measuring import half_parity
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from breastseg_deploy.bundle import MODEL
+from breastseg_deploy.artefacts import HalfPrecision, details_of
+from breastseg_deploy.bundle import FP16
 from breastseg_deploy.errors import ArgumentError, ParityError
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.preprocess.gabor import GaborParameters
-from breastseg_export.graph import OPSET, export_network, portable_model
-from breastseg_export.parity import FLOAT16_SUMS_LIMITS, FP16_LIMITS, Artefact, check, compare
+from breastseg_export.exporter import export_bundle
+from breastseg_export.graph import OPSET, export_network
+from breastseg_export.parity import FLOAT16_SUMS_LIMITS, FP16_LIMITS, Compared, check, compare
 from breastseg_export.precision.half import explicitly_rounded, half_network
 from breastseg_export.precision.sums import FLOAT16_SUMS, PRODUCTS, SummedInHalf, network_summing_in_float16
 from breastseg_export.runners import network_in_onnxruntime, reference
 from breastseg_export.samples import Samples
+from breastseg_export.settings import ExportSettings
 from breastseg_train.network.architecture import Architecture
-from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint
+from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from breastseg_train.network.model import SegmentationModel
 
 SIZE = (128, 128)
@@ -160,8 +163,8 @@ def test_float16_sums_that_spoil_a_mask_fail_parity_where_float32_sums_pass(
     model, network = beside_4096
     half, gabor, samples = half_network(network, ()), GaborParameters(), Samples(None, SIZE)
     compared = [
-        Artefact("file", "ONNX Runtime", network_in_onnxruntime(half, gabor), FP16_LIMITS),
-        Artefact("file", FLOAT16_SUMS, network_summing_in_float16(half, gabor), FLOAT16_SUMS_LIMITS, {samples[0].name}),
+        Compared("file", "ONNX Runtime", network_in_onnxruntime(half, gabor), FP16_LIMITS),
+        Compared("file", FLOAT16_SUMS, network_summing_in_float16(half, gabor), FLOAT16_SUMS_LIMITS, {samples[0].name}),
     ]
     run = compare(reference(model), compared, samples, 0.5)
     assert run.summaries[compared[1].title].frames == 1
@@ -170,24 +173,26 @@ def test_float16_sums_that_spoil_a_mask_fail_parity_where_float32_sums_pass(
 
 
 def test_an_export_puts_the_layer_into_float32_whose_sums_float16_cannot_hold(
-    beside_4096: tuple[SegmentationModel, ModelProto],
+    beside_4096: tuple[SegmentationModel, ModelProto], tmp_path: Path
 ) -> None:
-    model, network = beside_4096
-    graphs = {MODEL: portable_model(network, GaborParameters(), SIZE)}
+    checkpoint = tmp_path / "beside.safetensors"
+    save_checkpoint(Checkpoint(beside_4096[0]), checkpoint)
     told: list[str] = []
-    run, half = half_parity(Checkpoint(model), graphs, network, Samples(None, SIZE), None, told.append)
-    assert [step.rsplit(": ")[-1] for step in told[2:]] == ["none", "projection"]
+    manifest = export_bundle(ExportSettings(str(checkpoint), tmp_path / "bundle", size_px=SIZE[0]), told.append)
+    (half,) = details_of(manifest, FP16, HalfPrecision)
+    wide = [step.rsplit(": ")[-1] for step in told if step.startswith("further layers in float32")]
+    assert wide == ["none", "projection"]
     assert half.search[0].accepted  # with sums in float32, nothing would have to be
     assert half.groups == ("projection",)
-    check(run.summaries)
 
 
 def test_the_bundle_says_what_float16_sums_would_cost(demo_manifest: Manifest) -> None:
-    (sums,) = [parity for parity in demo_manifest.parity if parity.engine == FLOAT16_SUMS]
-    (exact,) = [parity for parity in demo_manifest.parity if parity.limits == FP16_LIMITS]
-    assert demo_manifest.half is not None
-    assert sums.artefact == exact.artefact
-    assert sums.frames == len(demo_manifest.half.search_frames)
+    artefact = demo_manifest.artefact(FP16)
+    assert artefact is not None
+    exact, sums = artefact.parity
+    (half,) = details_of(demo_manifest, FP16, HalfPrecision)
+    assert (exact.limits, sums.engine) == (FP16_LIMITS, FLOAT16_SUMS)
+    assert sums.frames == len(half.search_frames)
     assert sums.frames_with_cells >= 2
     assert sums.worst_dice >= sums.limits.worst_dice == FLOAT16_SUMS_LIMITS.worst_dice
     assert 0 < sums.largest_probability_error < 0.1
