@@ -92,8 +92,8 @@ def session(graph: onnx.ModelProto, *, threads: int = 0) -> Any:
 def _share_memory() -> None:
     """One arena for all sessions of this process: a run takes the pages that the run before it left behind.
 
-    An arena for each session holds as many times the memory, and none at all asks the kernel for each value's pages
-    again, which took a third of the time (docs/LOG.md).
+    An arena for each session holds as many times the memory; without any, a run asks the kernel for each value's pages
+    again, which took half of its time (docs/LOG.md).
     """
     arena, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
     onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", arena, 0, memory), None)

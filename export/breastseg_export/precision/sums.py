@@ -59,8 +59,8 @@ class SummedInHalf:
 
     The types in a file say what is rounded between layers, not what an engine adds up in. Here a running sum is rounded
     after at most `PRODUCTS` products: those of as many channels at one place of a kernel, place after place. So a
-    depthwise convolution rounds after every product. Between two roundings nothing is lost. Float32 islands sum in
-    float32. What lies between convolutions ONNX Runtime computes, with each value rounded as its type says.
+    depthwise convolution rounds after every product. Between two roundings it adds in float32, and islands do so
+    throughout. What lies between convolutions ONNX Runtime computes, with each value rounded as its type says.
 
     Args:
         half: as `half.half_network` makes it.
