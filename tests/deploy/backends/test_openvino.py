@@ -121,7 +121,7 @@ def test_a_failed_call_is_a_backend_error_and_the_next_one_serves(
 def test_the_network_computes_in_float32_or_not_at_all(bundle: Bundle) -> None:
     if "BF16" not in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor knows no bfloat16")
-    with pytest.raises(BackendError, match="must compute in float32, it took|OpenVINO cannot load"):
+    with pytest.raises(BackendError, match=r"must compute in float32, it took|OpenVINO cannot load"):
         OpenVinoCpu(bundle, settings={"INFERENCE_PRECISION_HINT": "bf16"})
 
 
