@@ -20,6 +20,10 @@ class FrameError(BreastsegError):
     """A frame breaks the frame contract (dtype, channels, size, values) or its file cannot be read."""
 
 
+class SlideError(BreastsegError):
+    """A slide cannot be read, or leaves open what must be known of it (channel, bit depth, pixel size)."""
+
+
 class BundleError(BreastsegError):
     """A bundle is missing, incomplete, altered, or of a schema this version does not know."""
 

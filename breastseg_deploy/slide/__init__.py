@@ -1,0 +1,1 @@
+"""Slides: images of any size in, masks and cells out, tile by tile in bounded memory."""
