@@ -29,7 +29,7 @@ and places are in pixels of the full resolution, and (0, 0) is the centre of the
 
 
 class SlideRaster(Protocol):
-    """A segmented slide at full resolution. Regions lie inside it and are read in any order, several threads at a time."""
+    """A segmented slide at full resolution. Regions lie inside it; several threads may read."""
 
     @property
     def size_px(self) -> tuple[int, int]:
