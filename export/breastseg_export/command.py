@@ -39,6 +39,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-dice", type=float, metavar="X", help="stricter Dice for every frame than the default limits"
     )
+    parser.add_argument("--no-slide", action="store_true", help="omit the artefact that segments slides, tile by tile")
     parser.add_argument("--force", action="store_true", help="replace the bundle that stands at --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
@@ -60,6 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
         targets=tuple(arguments.target),
         compute_capabilities=tuple(arguments.compute_capability),
         calibrate=arguments.calibrate,
+        slide=not arguments.no_slide,
     )
     manifest = export_bundle(settings, lambda step: print(step, file=sys.stderr))
     for artefact in manifest.artefacts:

@@ -47,6 +47,7 @@ class ExportSettings:
         targets: TensorRT flavours to build engines with.
         calibrate: folder of frames that the ranges of "int8" are measured on; none of them may be among `frames`.
         compute_capabilities: GPUs to build engines for; without any, this machine's own.
+        slide: whether the bundle gets the slide artefact.
         built_at: what the manifest states, see `build_time`; nothing else of a bundle but engines depends on the time.
     """
 
@@ -61,4 +62,5 @@ class ExportSettings:
     targets: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     calibrate: Path | None = None
+    slide: bool = True
     built_at: str = field(default_factory=build_time)

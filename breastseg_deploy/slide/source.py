@@ -1,0 +1,45 @@
+"""What a run needs of a slide; `io.open_slide.Slide` is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breastseg_deploy.io.slide import SlideInfo
+
+
+class SlideSource(Protocol):
+    """An open slide after its conversion to what the network gets. Several threads may read.
+
+    Attributes:
+        name: names the folder of its results.
+        info: what its reader says.
+        size_px: (H, W) of what `read_rgb` reads.
+        pixel_size_um: of that; None where nobody knows it.
+        conversion: channel, window or bit depth, and scale: how its pixels became 8-bit RGB.
+    """
+
+    name: str
+    info: SlideInfo
+    size_px: tuple[int, int]
+    pixel_size_um: float | None
+    conversion: Mapping[str, Any]
+
+    def read_rgb(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        """A region inside the slide, (height, width, 3).
+
+        Raises:
+            SlideError: it cannot be decoded; the message names the place.
+        """
+
+    def read_intensity(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
+        """The same region of the original channel, (height, width), in its own units."""
+
+    def thumbnail(self, longest_px: int) -> tuple[NDArray[np.uint8], float]:
+        """The whole slide, (h, w, 3), its longest side at most `longest_px`; and its downsample."""
+
+    def sha256(self) -> str:
+        """Hash of the slide's content."""
