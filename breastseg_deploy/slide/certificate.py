@@ -44,12 +44,16 @@ class Chosen:
 
 
 def choose(store: TileStore, seed: str) -> Chosen:
-    """Pick the tiles: 2 % of each kind, at least 16 or all; no more over skipped tiles than over others.
+    """Pick the tiles: 2 % of each kind, at least 16 or all; no more over skipped tiles than over others, or 16.
+
+    A slide that is one tile needs none.
 
     Args:
         store: of the slide.
         seed: a hash in hexadecimal digits, the slide's.
     """
+    if len(store.plan) == 1:  # the slide in one piece: no answer can depend on a grid
+        return Chosen([], [])
     moved = Plan(store.plan.size_px, store.plan.grid, moved=True)
     kinds: tuple[list[Tile], list[Tile]] = ([], [])
     for tile in moved:

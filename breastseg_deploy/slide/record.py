@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,19 @@ class RunFolder:
             if release is not None:
                 release()
 
-    def begin(self) -> None:
-        """Say whose the unfinished work is, or check that it is this run's.
+    def begin(self) -> datetime:
+        """Say whose the unfinished work is, or check that it is this run's; gives the time when it began.
 
         Raises:
             OutputError: it is another's.
         """
         place = self.work / _RUN
-        if place.exists():
-            self._check(_json(place), "unfinished work")
-        else:
-            write_whole(place, _bytes(self.provenance))
+        if not place.exists():
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            write_whole(place, _bytes({"begun": now, "provenance": self.provenance}))
+        record = _json(place)
+        self._check(record.get("provenance"), "unfinished work")
+        return datetime.fromisoformat(record["begun"])
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result; the unfinished work goes away after it, never before."""
