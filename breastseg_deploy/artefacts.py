@@ -149,17 +149,17 @@ class SlideTiles(Part):
 
     Attributes:
         tile_px, halo_px: see `tiling.Grid`.
-        window_px: side of the windows that stand for the network's global pools; None where it has none.
-        pools: how many global pools were replaced; 0 for a network that was trained with local ones or has none.
+        window_px: side of the windows that the network's pools are.
+        pools: how many global pools these stand for; 0 for a network that was trained with local ones.
         parity: the artefact against PyTorch with the same pools, each image in one piece.
         agreement: of two grids.
-        whole_flipped_ppm: pixels that differ between the tiles' mask and that of PyTorch on the same images in one piece.
+        whole_flipped_ppm: pixels that differ between the tiles' mask and that of PyTorch on the images in one piece.
         limit_ppm: flipped pixels that the certificate of a slide may show.
     """
 
     tile_px: int
     halo_px: int
-    window_px: int | None
+    window_px: int
     pools: int = Field(ge=0)
     parity: Parity
     agreement: TilingAgreement

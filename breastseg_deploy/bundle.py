@@ -143,7 +143,9 @@ class Bundle:
         except Exception as err:  # NumPy, zipfile and zlib raise a dozen unrelated types on a damaged archive
             raise BundleError(f"{self.path / name} is no golden frame ({err}); export the bundle again") from err
         if golden.frame.shape != (*size, 3) or golden.probability.shape != size or golden.mask.shape != size:
-            raise BundleError(f"{self.path / name} is not of the size {size} that it must have; export the bundle again")
+            raise BundleError(
+                f"{self.path / name} is not of the size {size} that it must have; export the bundle again"
+            )
         dtypes = [array.dtype.name for array in (golden.frame, golden.probability, golden.mask)]
         if dtypes != ["uint8", "float32", "uint8"] or not np.isfinite(golden.probability).all():
             raise BundleError(f"{self.path / name} must hold uint8, finite float32 and uint8; export the bundle again")

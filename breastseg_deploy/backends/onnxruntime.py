@@ -118,7 +118,7 @@ class OnnxRuntimeTiles:
 
     def infer(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `tiles.TileNetwork.infer`."""
-        return _run_session(self._session, tensor, (1, *tensor.shape[2:]))[0]
+        return np.asarray(_run_session(self._session, tensor, (1, *tensor.shape[2:]))[0])
 
     def close(self) -> None:
         """Drop the session."""

@@ -85,7 +85,7 @@ def checked(network: TileNetwork, tensor: NDArray[np.float32]) -> NDArray[np.flo
         BackendError: another shape or dtype, NaN, or values outside [0, 1].
     """
     shape = (1, *tensor.shape[2:])
-    return Inference(network.infer(tensor)[np.newaxis], {}).checked(shape, network.title)[0]
+    return np.asarray(Inference(network.infer(tensor)[np.newaxis], {}).checked(shape, network.title)[0])
 
 
 def bundle_tiles(bundle: Bundle) -> SlideTiles:

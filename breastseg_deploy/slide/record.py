@@ -85,7 +85,7 @@ class RunFolder:
         place = self.path / RESULT
         if not place.exists():
             return None
-        result = _json(place)
+        result: dict[str, Any] = _json(place)
         self._check(result.get("provenance"), "the result")
         return result
 
@@ -113,7 +113,8 @@ class RunFolder:
         try:
             names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         except OSError as err:
-            raise OutputError(f"cannot look into {self.path}: {err.strerror or err}; choose another --output") from err
+            reason = (err.strerror or str(err)).lower()
+            raise OutputError(f"cannot look into {self.path}: {reason}; choose another --output") from err
         if names and not names & {RESULT, UNFINISHED}:
             raise OutputError(f"{self.path} holds files of something else; choose another --output, or remove it")
 

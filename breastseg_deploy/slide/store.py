@@ -9,6 +9,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ class TileStore:
         for down in range(top // side * side, box.bottom, side):
             for right in range(left // side * side, box.right, side):
                 own = Box(down, right, min(down + side, self.size_px[0]), min(right + side, self.size_px[1]))
-                block = self._cached((_LABELS, (down, right)), lambda own=own: self._read_labels(own))
+                block = self._cached((_LABELS, (down, right)), partial(self._read_labels, own))
                 _paste(found, box, block, own)
         return found
 
@@ -105,7 +106,7 @@ class TileStore:
         for tile in self.plan.touched(box):
             place = tile.row, tile.column
             if place not in self.skipped:
-                layers = self._cached((_TILES, place), lambda tile=tile: self._read_tile(tile))
+                layers = self._cached((_TILES, place), partial(self._read_tile, tile))
                 _paste(found, box, layers[layer], tile.core)
         return found
 
@@ -166,9 +167,7 @@ def _content(path: Path, length: int) -> bytes:
 
 def _paste(found: NDArray[np.generic], box: Box, block: NDArray[np.generic], own: Box) -> None:
     """Copy what a block shares with a box into `found`, the box's pixels."""
-    shared = Box(
-        max(box.top, own.top), max(box.left, own.left), min(box.bottom, own.bottom), min(box.right, own.right)
-    )
+    shared = Box(max(box.top, own.top), max(box.left, own.left), min(box.bottom, own.bottom), min(box.right, own.right))
     inside = Box(shared.top - own.top, shared.left - own.left, shared.bottom - own.top, shared.right - own.left)
     target = Box(shared.top - box.top, shared.left - box.left, shared.bottom - box.top, shared.right - box.left)
     target.of(found)[:] = inside.of(block)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from segmentation_models_pytorch.encoders._efficientnet import MBConvBlock
 from segmentation_models_pytorch.encoders._senet import SEModule as SmpSEModule
-from timm.layers import EffectiveSEModule, SEModule
+from timm.layers.squeeze_excite import EffectiveSEModule, SEModule
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 from torch.nn import functional
