@@ -100,8 +100,8 @@ class RunFolder:
         theirs = found if isinstance(found, dict) else {}
         differ = [name for name, value in self.provenance.items() if theirs.get(name) != value]
         raise OutputError(
-            f"{self.path} holds {what} of another run (other {', '.join(differ) or 'entries'}); a run goes on only with "
-            "the same slide, bundle, version and parameters: choose another --output, or remove that folder"
+            f"{self.path} holds {what} of another run (other {', '.join(differ) or 'entries'}); a run goes on only "
+            "with the same slide, bundle, version and parameters: choose another --output, or remove that folder"
         )
 
     def _refuse_strangers(self) -> None:

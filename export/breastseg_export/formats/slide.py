@@ -44,7 +44,7 @@ LIMITS = ParityLimits(worst_dice=0.0, mean_dice=0.0, dice_change=0.002)
 UNHELD = LIMITS.model_copy(update={"dice_change": 1.0})
 """On phantoms, which are no evidence of what local pools cost."""
 LEAST_LIMIT_PPM, LARGEST_LIMIT_PPM = 100.0, 3000.0
-"""A slide may flip three times what the export found on frames, within these. Phantoms prove nothing about tissue, so an
+"""A slide may flip three times what the export found on frames, within these. Phantoms prove nothing about tissue: an
 export on them states the larger one."""
 _SLACK = 3
 
