@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -96,7 +96,8 @@ def _features(
     wanted = np.zeros(max(int(labels.max()), int(cells["number"].max())) + 1, bool)
     wanted[cells["number"]] = True
     outlines = trace(np.where(wanted[labels], labels, 0))  # others are cut off by this region, and come in their own
-    corners = _corners(outlines, stride_of(labels), (top, left), pixel_scale)
+    down = [f"{(top + row) * pixel_scale[0]:.12g}" for row in range(labels.shape[0] + 1)]
+    across = [f"{(left + column) * pixel_scale[1]:.12g}" for column in range(stride_of(labels))]
     told = {name: values for name, values in columns.items() if name not in PLACES}
     names, rows = list(told), zip(*(_numbers(values) for values in told.values()), strict=True)
     for number, row in zip(cells["number"].tolist(), rows, strict=True):
@@ -104,7 +105,7 @@ def _features(
             raise SlideError(
                 f"cell {number} has no pixels in the labels of its box; run the slide again from the start"
             )
-        geometry = _geometry(outlines[number], corners)
+        geometry = _geometry(outlines[number], across, down)
         values = ",".join(f'"{name}":{value}' for name, value in zip(names, row, strict=True))
         yield (
             f'{{"type":"Feature","id":"{uuid.uuid5(_IDS, geometry)}","geometry":{geometry},'
@@ -112,26 +113,20 @@ def _features(
         )
 
 
-def _corners(
-    outlines: dict[int, list[Polygon]], stride: int, origin: tuple[int, int], pixel_scale: tuple[float, float]
-) -> dict[int, str]:
-    """How each corner is written: [x, y] in the file's pixels."""
-    rings = chain.from_iterable(chain.from_iterable(outlines.values()))
-    used = np.unique(np.fromiter(chain.from_iterable(rings), np.int64))
-    y, x = (used // stride + origin[0]) * pixel_scale[0], (used % stride + origin[1]) * pixel_scale[1]
-    texts = (f"[{across:.12g},{down:.12g}]" for across, down in zip(x.tolist(), y.tolist(), strict=True))
-    return dict(zip(used.tolist(), texts, strict=True))
-
-
-def _geometry(polygons: list[Polygon], corners: dict[int, str]) -> str:
-    texts = [_polygon(polygon, corners) for polygon in polygons]
+def _geometry(polygons: list[Polygon], across: list[str], down: list[str]) -> str:
+    texts = [_polygon(polygon, across, down) for polygon in polygons]
     if len(texts) == 1:
         return f'{{"type":"Polygon","coordinates":{texts[0]}}}'
     return f'{{"type":"MultiPolygon","coordinates":[{",".join(texts)}]}}'
 
 
-def _polygon(polygon: Polygon, corners: dict[int, str]) -> str:
-    rings = (",".join([corners[corner] for corner in (*ring, ring[0])]) for ring in polygon)
+def _polygon(polygon: Polygon, across: list[str], down: list[str]) -> str:
+    """The rings, closed; `across` and `down` hold how each column and row of corners is written."""
+    stride = len(across)
+    rings = (
+        ",".join([f"[{across[corner % stride]},{down[corner // stride]}]" for corner in (*ring, ring[0])])
+        for ring in polygon
+    )
     return f"[[{'],['.join(rings)}]]"
 
 

@@ -108,7 +108,7 @@ def _outlined(drawn: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[n
 
 def _coloured(drawn: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.uint8]:
     # The square root shows a lone cell of a few per cent of a pixel.
-    return _mixed(drawn, 0.75 * np.sqrt(share), _CELL_RGB)
+    return _mixed(drawn, 0.55 * np.sqrt(share), _CELL_RGB)
 
 
 def _mixed(image: NDArray[np.uint8], amount: NDArray[Any], colour: tuple[int, int, int]) -> NDArray[np.uint8]:

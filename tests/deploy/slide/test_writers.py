@@ -15,11 +15,13 @@ from test_dicom_seg import MADE_AT, saved, slide_header
 from written import ArrayRaster, drawn, features_of, table_of
 
 from breastseg_deploy.errors import OutputError
+from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.slide.writers.cells_csv import write_cells_csv
 from breastseg_deploy.slide.writers.dicom_seg import write_dicom_seg
 from breastseg_deploy.slide.writers.geojson import write_geojson
 from breastseg_deploy.slide.writers.ome_tiff import write_labels_ome_tiff, write_mask_ome_tiff
 from breastseg_deploy.slide.writers.overview import write_overview
+from breastseg_deploy.slide.writers.slide_page import write_slide_page
 
 NOISE = np.random.default_rng(8)
 LABELS = np.zeros((640, 900), np.uint32)
@@ -35,6 +37,11 @@ def write_seg(path: Path, source: Path) -> object:
     return write_dicom_seg(path, RASTER, source, pixel_size_um=0.5, identity="run", made_at=MADE_AT)
 
 
+def write_page(path: Path, _: Path) -> None:
+    picture = {"noise": png_bytes(GREY)}
+    write_slide_page(path, {}, cells=CELLS, size_px=RASTER.size_px, pixel_size_um=0.5, pictures=picture)
+
+
 WRITERS: dict[str, Callable[[Path, Path], object]] = {
     "mask.ome.tif": lambda path, _: write_mask_ome_tiff(path, RASTER, 0.5),
     "labels.ome.tif": lambda path, _: write_labels_ome_tiff(path, RASTER, 0.5),
@@ -42,6 +49,7 @@ WRITERS: dict[str, Callable[[Path, Path], object]] = {
     "cells.csv": lambda path, _: write_cells_csv(path, CELLS, 0.5),
     "mask.seg.dcm": write_seg,
     "overview.png": lambda path, _: write_overview(path, GREY, RASTER, [], 0.5),
+    "report.html": write_page,
 }
 
 
