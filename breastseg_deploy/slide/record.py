@@ -17,7 +17,7 @@ from breastseg_deploy.unfinished import TryLock, try_lock
 RESULT = "result.json"
 UNFINISHED = "unfinished"
 """Inside the folder of a slide: what a run needs to go on. It goes away when the result is written."""
-_RUN, _LOCK = "run.json", "lock"
+_RUN, _LOCK, _FILES = "run.json", "lock", "files"
 
 
 class RunFolder:
@@ -72,9 +72,35 @@ class RunFolder:
         self._check(record.get("provenance"), "unfinished work")
         return datetime.fromisoformat(record["begun"])
 
+    @property
+    def files(self) -> Path:
+        """Where the result's files are written; it has the folder's own name. `finish` moves them."""
+        return self.work / _FILES / self.path.name
+
+    def fresh_files(self) -> Path:
+        """The same, empty: what a killed call has written of them may be cut off.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        shutil.rmtree(self.files, ignore_errors=True)
+        make_folder(self.files)
+        return self.files
+
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the result; the unfinished work goes away after it, never before."""
-        write_whole(self.path / RESULT, _bytes({**result, "provenance": self.provenance}))
+        """Put all files in their places, the result last; the unfinished work goes away after it.
+
+        Raises:
+            OutputError: no permission, no space.
+        """
+        write_whole(self.files / RESULT, _bytes({**result, "provenance": self.provenance}))
+        names = sorted(entry.name for entry in self.files.iterdir())
+        try:
+            for name in (*(name for name in names if name != RESULT), RESULT):
+                (self.files / name).replace(self.path / name)
+        except OSError as err:
+            reason = (err.strerror or str(err)).lower()
+            raise OutputError(f"cannot write into {self.path}: {reason}; run again when that is mended") from err
         self.clear()
 
     def clear(self) -> None:

@@ -145,7 +145,7 @@ class _Run:
             "skipped": self._skipped(),
         }
         identity = _identity(self._folder.provenance)
-        done = Finished(self._folder.path, self._slide, self._store, cells, identity, begun)
+        done = Finished(self._folder.fresh_files(), self._slide, self._store, cells, identity, begun)
         with self._seconds.of("files"):
             for name in write:
                 result |= WRITERS[name](done)

@@ -80,9 +80,8 @@ def test_a_network_that_looks_at_each_pixel_alone_is_certified_with_no_pixel_fli
     assert held["tiles"] == min(16, len(Plan(SIZE_PX, GRID, moved=True)))
 
 
-def test_a_mask_that_depends_on_the_grid_is_written_and_not_certified(
-    slide: ArraySlide, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_mask_that_depends_on_the_grid_is_written_and_not_certified(bundle: Bundle, tmp_path: Path) -> None:
+    slide = ArraySlide(np.random.default_rng(0).integers(0, 256, (*SIZE_PX, 3), dtype=np.uint8))
     result = run(slide, bundle, tmp_path / "out", GridShows())
     held = result.content["certificate"]
     assert held["flipped_ppm"] > held["limit_ppm"]
@@ -93,7 +92,7 @@ def test_a_mask_that_depends_on_the_grid_is_written_and_not_certified(
 
 
 def test_which_tiles_are_certified_depends_on_the_slide_alone(bundle: Bundle, tmp_path: Path) -> None:
-    slide = ArraySlide(discs((2000, 2000), 60))
+    slide = ArraySlide(discs((800, 1000), 60))
     first, again = (run(slide, bundle, tmp_path / name).content["certificate"] for name in "ab")
     assert first == again
     assert first["tiles"] == 16 < len(Plan(slide.size_px, GRID, moved=True))
@@ -106,13 +105,13 @@ def test_a_slide_of_one_tile_has_no_grid_to_move(bundle: Bundle, tmp_path: Path)
 
 
 def test_tiles_of_background_are_skipped_counted_and_certified(bundle: Bundle, tmp_path: Path) -> None:
-    rgb = discs((1200, 1200), 0)
+    rgb = discs((1000, 1000), 0)
     rgb[:200, :200] = discs((200, 200), 20)
     network = BrightPixels()
     result = segment_slide(ArraySlide(rgb), bundle, network, Request(tmp_path / "out"))
     held, skipped = result.content["certificate"], result.content["skipped"]["tiles"]
     assert skipped > 100
-    assert skipped + 4 >= result.content["tiles"] > skipped
+    assert skipped + 10 >= result.content["tiles"] > skipped
     assert held["skipped_tiles"] == 16
     assert result.certified
     assert network.calls < 60
@@ -120,7 +119,7 @@ def test_tiles_of_background_are_skipped_counted_and_certified(bundle: Bundle, t
 
 def test_cells_in_skipped_tiles_miss_the_certificate(bundle: Bundle, tmp_path: Path) -> None:
     """The picture that tiles are skipped by does not show them."""
-    slide = ArraySlide(discs((1200, 1200), 400))
+    slide = ArraySlide(discs((1000, 1000), 400))
     black = ArraySlide(np.zeros_like(slide.rgb))
     black.read_rgb = slide.read_rgb  # type: ignore[method-assign]
     result = segment_slide(black, bundle, BrightPixels(), Request(tmp_path / "out"))
