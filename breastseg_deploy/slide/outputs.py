@@ -59,16 +59,19 @@ Write = Callable[[Finished], Mapping[str, Any]]
 """Writes its files, and gives what the result should say of them."""
 
 
-def check_write(write: Collection[str]) -> tuple[str, ...]:
+def check_write(write: Collection[str], slide: SlideSource) -> tuple[str, ...]:
     """The kinds of files asked for, in their own order, before the long work.
 
     Raises:
         ArgumentError: one that nobody knows.
+        SlideError: one that does not belong to such a slide.
         MachineError: a library that one of them needs is not installed.
     """
     unknown = sorted(set(write) - WRITERS.keys())
     if unknown:
         raise ArgumentError(f"no file {unknown[0]!r} is known to write; choose from {', '.join(WRITERS)}")
+    if "dicom-seg" in write and (slide.info.format != "DICOM" or not slide.info.files):
+        raise SlideError(f"{slide.name} is {slide.info.format}, and dicom-seg belongs to DICOM slides alone; omit it")
     for name in write:
         for module in _NEEDS.get(name, ()):
             require(module, "slides")
@@ -103,8 +106,6 @@ def _write_dicom_seg(done: Finished) -> Mapping[str, Any]:
     from breastseg_deploy.slide.writers.dicom_seg import write_dicom_seg
 
     files = done.slide.info.files
-    if done.slide.info.format != "DICOM" or not files:
-        raise SlideError(f"{done.slide.name} is {done.slide.info.format}, and dicom-seg belongs to DICOM slides alone")
     source = files[0] if len(files) == 1 else files[0].parent
     faults = write_dicom_seg(
         done.folder / DICOM_SEG,

@@ -71,7 +71,7 @@ def segment_slide(slide: SlideSource, bundle: Bundle, network: TileNetwork, requ
         MachineError: a library is missing.
         BundleError: the bundle holds no slide artefact.
     """
-    tiles, write = bundle_tiles(bundle), check_write(request.write)
+    tiles, write = bundle_tiles(bundle), check_write(request.write, slide)
     check_pixel_size(bundle.manifest.frame.pixel_size_um, slide)
     plan = Plan(slide.size_px, tiles.grid)
     seconds = StageSeconds()

@@ -12,21 +12,27 @@ from breastseg_deploy.io.slide import SlideInfo
 
 
 class SlideSource(Protocol):
-    """An open slide after its conversion to what the network gets. Several threads may read.
+    """An open slide after its conversion to what the network gets. Several threads may read."""
 
-    Attributes:
-        name: names the folder of its results.
-        info: what its reader says.
-        size_px: (H, W) of what `read_rgb` reads.
-        pixel_size_um: of that; None where nobody knows it.
-        conversion: channel, window or bit depth, and scale: how its pixels became 8-bit RGB.
-    """
+    @property
+    def name(self) -> str:
+        """Names the folder of its results."""
 
-    name: str
-    info: SlideInfo
-    size_px: tuple[int, int]
-    pixel_size_um: float | None
-    conversion: Mapping[str, Any]
+    @property
+    def info(self) -> SlideInfo:
+        """What its reader says."""
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(H, W) of what `read_rgb` reads."""
+
+    @property
+    def pixel_size_um(self) -> float | None:
+        """Of that; None where nobody knows it."""
+
+    @property
+    def conversion(self) -> Mapping[str, Any]:
+        """Channel, window or bit depth, and scale: how its pixels became 8-bit RGB."""
 
     def read_rgb(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """A region inside the slide, (height, width, 3).
