@@ -92,11 +92,7 @@ class Slide:
         local, pools = with_local_pools(work.checkpoint.model, windows.window_px)
         with Progress("tracing the slide artefact"):
             graph = export_tile_network(local)
-        if left := global_pools(graph):
-            raise ArgumentError(
-                f"the network pools over whole tiles at {left[0]}, so that masks of slides would depend on where tiles "
-                "lie, and this version cannot replace that pool; export with --no-slide"
-            )
+        refuse_global_pools(graph)
         infer = tiles_in_onnxruntime(graph)
         trial = _Trial(work, windows, local, pools, infer)
 
@@ -111,6 +107,19 @@ class Slide:
             (Compared(SLIDE_NETWORK, AGAINST, run, UNHELD if work.samples.are_phantoms else LIMITS),),
             trial.tell,
             advice="--no-slide exports without the slide artefact",
+        )
+
+
+def refuse_global_pools(graph: onnx.ModelProto) -> None:
+    """Refuse a network that still pools over whole tiles.
+
+    Raises:
+        ArgumentError: it does, in a way that this version cannot replace.
+    """
+    if left := global_pools(graph):
+        raise ArgumentError(
+            f"the network pools over whole tiles at {left[0]}, so that masks of slides would depend on where tiles "
+            "lie, and this version cannot replace that pool; export with --no-slide"
         )
 
 
