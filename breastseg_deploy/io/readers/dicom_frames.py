@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from breastseg_deploy.io.slide import EXTRA
 _IMPLICIT = "1.2.840.10008.1.2"
 _NATIVE = (_IMPLICIT, "1.2.840.10008.1.2.1")
 _JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_WAVELET_COLOURS = ("YBR_ICT", "YBR_RCT")
+"""What JPEG 2000 itself turns back into RGB."""
 _CODECS = {
     "1.2.840.10008.1.2.5": "dicomrle_decode",
     "1.2.840.10008.1.2.4.57": "ljpeg_decode",
@@ -69,6 +73,14 @@ def frames_of(file: SharedFile, header: Any, channels: list[str]) -> Tiles:
     if syntax not in (*_NATIVE, *_JPEG, *_CODECS):
         raise SlideError(f"{file.path} is encoded as {header.file_meta.TransferSyntaxUID.name}, which is not read here")
     shape = (int(header.Rows), int(header.Columns), int(header.SamplesPerPixel))
+    meaning = str(header.PhotometricInterpretation)
+    converted = _JPEG if meaning in ("YBR_FULL", "YBR_FULL_422") else _JPEG_2000 if meaning in _WAVELET_COLOURS else ()
+    planar = int(header.get("PlanarConfiguration", 0)) and syntax in _NATIVE
+    if shape[2] == 3 and (planar or (meaning != "RGB" and syntax not in converted)):
+        raise SlideError(
+            f"{file.path} stores colour as {'planes of ' if planar else ''}{meaning} in "
+            f"{header.file_meta.TransferSyntaxUID.name}, which is not read here; convert it to RGB"
+        )
     if int(header.get("TotalPixelMatrixFocalPlanes", 1)) > 1:
         raise SlideError(f"{file.path} is a z-stack of {header.TotalPixelMatrixFocalPlanes} planes; export one of them")
     pieces = _pieces(file, header, syntax, count)
@@ -194,13 +206,9 @@ def _pieces(file: SharedFile, header: Any, syntax: str, count: int) -> list[tupl
     firsts = list(np.frombuffer(extended, "<u8")) if extended else list(np.frombuffer(table, "<u4"))
     if len(firsts) != count:
         raise SlideError(f"{file.path} does not say where its {count} frames begin; export it again")
-    origin = items[0][0] - 8
-    ends = [*(int(first) + origin for first in firsts[1:]), items[-1][0] + items[-1][1] + 1]
-    groups = [
-        tuple(item for item in items if int(first) + origin <= item[0] - 8 < end)
-        for first, end in zip(firsts, ends, strict=True)
-    ]
-    return groups
+    starts = [offset - 8 for offset, _ in items]
+    cuts = [bisect_left(starts, int(first) + starts[0]) for first in firsts]
+    return [tuple(items[cut:end]) for cut, end in zip(cuts, [*cuts[1:], len(items)], strict=True)]
 
 
 def _pixel_data(file: SharedFile, header: Any, syntax: str) -> tuple[int, int]:

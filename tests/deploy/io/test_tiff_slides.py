@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,30 @@ def test_a_region_decodes_only_the_tiles_that_it_touches(tmp_path: Path) -> None
     with pytest.raises(SlideError, match=rf"{re.escape(str(path))} cannot be decoded at row 0, column 128 \("):
         reader.read(0, 32, 130, 8, 8)
     reader.close()
+
+
+def test_a_slide_of_100_000_px_takes_the_memory_of_the_regions_that_are_read(tmp_path: Path) -> None:
+    path, side, tile = tmp_path / "a.tif", 100_000, 1024
+    pixels = np.arange(tile)[:, None] // 32 * tile + np.arange(tile)  # few rows that differ, so that it packs well
+    encoded = zlib.compress(pixels.astype(np.uint16).tobytes())
+    count = (-(-side // tile)) ** 2
+    tifffile.imwrite(
+        path,
+        iter([encoded] * count),
+        shape=(side, side),
+        dtype=np.uint16,
+        tile=(tile, tile),
+        compression="zlib",
+        bigtiff=True,
+    )
+    tracemalloc.start()
+    reader = open_reader(path)
+    found = reader.read(0, 77_000, 50_000, 1500, 1500)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reader.close()
+    assert found[700, 1300, 0] == pixels[77_700 % tile, 51_300 % tile]
+    assert peak < 40 * 2**20
 
 
 def test_several_threads_read_one_slide(tmp_path: Path) -> None:
