@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from breastseg_deploy.errors import FrameError, SlideError
+from breastseg_deploy.io.readers.array import ArrayLike, ArrayReader
 from breastseg_deploy.io.slide import SlideReader
+
+Source = str | os.PathLike[str] | ArrayLike
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"}
@@ -17,7 +19,7 @@ _LISTS = (".mrxs", ".vms", ".vmu")
 """Slides whose file is a picture or a list beside the pixels: known by their suffix, as OpenSlide does."""
 
 
-def open_reader(source: Any) -> SlideReader:
+def open_reader(source: Source) -> SlideReader:
     """The reader of a slide: a file, a folder of DICOM files, or an array.
 
     Raises:
@@ -25,8 +27,6 @@ def open_reader(source: Any) -> SlideReader:
         MachineError: a library is missing; the message names the extra.
     """
     if not isinstance(source, (str, os.PathLike)):
-        from breastseg_deploy.io.readers.array import ArrayReader
-
         return ArrayReader(source)
     path = Path(source)
     try:
@@ -108,7 +108,6 @@ def _is_8_bit_colour(path: Path) -> bool:
 
 def _open_picture(path: Path, kind: str) -> SlideReader:
     from breastseg_deploy.io.images import read_frame
-    from breastseg_deploy.io.readers.array import ArrayReader
 
     try:
         return ArrayReader(read_frame(path), kind, (path,))

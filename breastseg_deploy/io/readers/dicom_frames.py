@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +36,6 @@ _CODECS = {
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _UNDEFINED = 0xFFFFFFFF
-_COMPARED = 48
 
 
 @dataclass(frozen=True)
@@ -122,26 +120,6 @@ def decode(frame: Frame, meaning: str, dtype: str) -> NDArray[Any]:
     if pixels.dtype != dtype:
         raise SlideError(f"{pixels.dtype} values instead of {dtype}")
     return np.asarray(pixels)
-
-
-def border_jump(
-    frames: dict[tuple[int, int, int], Frame], grid: tuple[int, int], decoded: Callable[[Frame], NDArray[Any]]
-) -> float:
-    """Mean difference between the pixels of neighbouring tiles where they touch, of up to 48 tiles spread evenly.
-
-    Args:
-        frames: of one channel, a whole grid.
-        grid: rows and columns of tiles, at least two of each.
-        decoded: the pixels of a frame, (rows, columns, channels).
-    """
-    inner = [(y, x) for y in range(grid[0] - 1) for x in range(grid[1] - 1)]
-    jumps = []
-    for y, x in inner[:: -(-len(inner) // _COMPARED)]:
-        here, right, below = (
-            decoded(frames[0, y + dy, x + dx]).astype(np.float64) for dy, dx in ((0, 0), (0, 1), (1, 0))
-        )
-        jumps += [np.abs(here[:, -1] - right[:, 0]).mean(), np.abs(here[-1] - below[0]).mean()]
-    return float(np.mean(jumps))
 
 
 def _places(

@@ -255,6 +255,27 @@ def test_a_companion_file_that_is_missing_is_said_and_not_read_as_zeros(tmp_path
         open_reader(path)
 
 
+def test_the_files_of_one_ome_tiff_are_one_slide(tmp_path: Path) -> None:
+    uuids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{number}" for number in range(2)]
+    data = "".join(
+        f'<TiffData FirstC="{number}" IFD="0" PlaneCount="1"><UUID FileName="{number}.ome.tif">{uuid}</UUID></TiffData>'
+        for number, uuid in enumerate(uuids)
+    )
+    planes = [grey16(150, 210), grey16(150, 210)[::-1]]
+    for number, plane in enumerate(planes):
+        xml = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{uuids[number]}">'
+            '<Image ID="Image:0">'
+            '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="210" SizeY="150" SizeC="2" SizeZ="1" '
+            f'SizeT="1"><Channel ID="Channel:0:0" Name="a"/><Channel ID="Channel:0:1" Name="b"/>{data}</Pixels>'
+            "</Image></OME>"
+        )
+        options = {"tile": (64, 64), "compression": "zlib"}
+        tifffile.imwrite(tmp_path / f"{number}.ome.tif", plane, description=xml, metadata=None, **options)
+    regions_agree(tmp_path / "1.ome.tif", np.stack(planes, axis=-1))
+    assert described(tmp_path / "1.ome.tif").files == (tmp_path / "0.ome.tif", tmp_path / "1.ome.tif")
+
+
 @pytest.mark.parametrize(
     ("pixels", "options", "sentence"),
     [
