@@ -112,6 +112,10 @@ class _SegmentedLevel:
     def _grid(self) -> None:
         key, (height, width) = self._key, self.size_px
         self._piece = (key.tilelength, key.tilewidth) if key.is_tiled else (min(key.rowsperstrip, height), width)
+        if min(self._piece) < 1:
+            raise SlideError(
+                f"{_file_of(key)} states tiles of {self._piece[0]} x {self._piece[1]} px; the file is damaged"
+            )
         samples = 1 if self._planes > 1 else key.samplesperpixel
         size = self._piece[0] * self._piece[1] * samples * key.dtype.itemsize
         if size > LARGEST_PIECE_BYTES:
