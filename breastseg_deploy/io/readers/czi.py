@@ -18,6 +18,7 @@ EXTRA = "czi"
 
 _DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Bgr24": "uint8"}
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+_MOST_CHANNELS = 256
 _A_LITTLE = 1 + 1e-9
 """A region's size times 1 / 3 must not round down to one pixel less."""
 
@@ -53,7 +54,9 @@ class CziReader:
         planes = int(np.prod([last - first for axis, (first, last) in box.items() if axis not in "XYC"]))
         if scenes > 1 or planes > 1:
             raise SlideError(f"{path} holds {scenes} images of {planes} planes each; export one plane of one image")
-        kinds = [self._file.pixel_types[channel] for channel in range(*box["C"])]
+        if box["C"][1] - box["C"][0] > _MOST_CHANNELS:
+            raise SlideError(f"{path} states {box['C'][1] - box['C'][0]} channels; the file is damaged")
+        kinds = [self._file.get_channel_pixel_type(channel) for channel in range(*box["C"])]
         if len(set(kinds)) != 1 or kinds[0] not in _DTYPES or (kinds[0] == "Bgr24" and len(kinds) > 1):
             raise SlideError(f"{path} stores {', '.join(kinds)}; expected Gray8, Gray16 or one Bgr24")
         self._kind, self._count = kinds[0], len(kinds)
