@@ -26,6 +26,8 @@ Chosen with the defaults below on the public validation frames (docs/LOG.md).
 LARGEST_BOX_PX = 2**24
 """A connected component in a larger box is no cell and is not split: it stays unlabelled and is reported."""
 
+Unit = Literal["um", "px"]
+
 _STEPS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
@@ -49,13 +51,13 @@ class CellParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: Literal["watershed", "components"] = "watershed"
-    unit: Literal["um", "px"] = "px"
+    unit: Unit = "px"
     neck: float = Field(default=0.95, gt=0, le=1)
     depth: float = Field(default=0.4, ge=0)
     least_area: float = Field(default=30.0, ge=0)
     least_piece: float = Field(default=60.0, ge=0)
 
-    def in_unit(self, unit: Literal["um", "px"], pixel_size_um: float | None) -> CellParameters:
+    def in_unit(self, unit: Unit, pixel_size_um: float | None) -> CellParameters:
         """The same parameters in another unit.
 
         Args:
@@ -73,8 +75,10 @@ class CellParameters(BaseModel):
                 "bundle with parameters in pixels"
             )
         scale = pixel_size_um if unit == "um" else 1 / pixel_size_um
-        areas = {name: getattr(self, name) * scale**2 for name in ("least_area", "least_piece")}
-        return self.model_copy(update={"unit": unit, "depth": self.depth * scale, **areas})
+        powers, digits = {"depth": 1, "least_area": 2, "least_piece": 2}, 12 if unit == "um" else 6
+        # Rounded, so that 30 px in micrometres are 30 px again: a component of exactly so many is a cell.
+        changed = {name: round(getattr(self, name) * scale**power, digits) for name, power in powers.items()}
+        return self.model_copy(update={"unit": unit, **changed})
 
 
 DEFAULTS = CellParameters()

@@ -229,6 +229,8 @@ class Segmenter:
                 self.backend,
                 None if inference.skipped is None else bool(inference.skipped[number]),
                 None if inference.scores is None else float(inference.scores[number]),
+                self.manifest.cells,
+                self.manifest.frame.pixel_size_um,
             )
             for number in range(count)
         ]

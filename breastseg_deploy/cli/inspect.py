@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from breastseg_deploy.cli.command import Command, print_json
+
+if TYPE_CHECKING:
+    from breastseg_deploy.manifest import Manifest
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +90,7 @@ def _inspect_bundle(arguments: argparse.Namespace) -> int:
             figures = f"worst Dice {parity.worst_dice:.6f}, mean {parity.mean_dice:.6f}{parity.change_in_words}"
             rows.append(("  parity", f"in {parity.engine}: {figures}"))
         rows += [(f"  {label}", text) for label, text in artefact.facts]
+    rows += _cells(manifest)
     rows += [("file", f"{name}, {entry.bytes:,} bytes, all hashes match") for name, entry in manifest.files.items()]
     _print_rows(rows)
     return 0
@@ -94,6 +99,23 @@ def _inspect_bundle(arguments: argparse.Namespace) -> int:
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
     for key, value in rows:
         print(f"{key:25}{value}")
+
+
+def _cells(manifest: Manifest) -> list[tuple[str, str]]:
+    """What it says about cells."""
+    from breastseg_deploy.cell_choice import NOT_CHOSEN
+
+    choice = manifest.cells
+    if choice is None:
+        return [("cells", NOT_CHOSEN)]
+    rows = [("cells", f"{choice.parameters.method}, chosen on {choice.chosen_on}")]
+    rows += [("  figures", choice.figures.in_words), ("  connected components", choice.components.in_words)]
+    for name, source in choice.sources.items():
+        worst = ", the worst" if name == choice.worst_source else ""
+        rows.append((f"  {name}{worst}", source.figures.in_words))
+        own = "" if source.own_figures.f1 is None else f" F1 {source.own_figures.f1:.3f}"
+        rows.append((f"  {name}, own", f"{source.parameters.method}{own}"))
+    return rows
 
 
 COMMAND = Command(

@@ -205,7 +205,8 @@ class _Run:
 
 def cell_parameters(bundle: Bundle) -> CellParameters:
     """How a bundle's masks become cells."""
-    return DEFAULTS
+    choice = bundle.manifest.cells
+    return DEFAULTS if choice is None else choice.parameters
 
 
 def described_cells(cells: NDArray[np.void], pixel_size_um: float | None) -> dict[str, Any]:

@@ -21,6 +21,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibrate", type=Path, metavar="DIR", help="frames to measure ranges on, for --precision int8"
     )
     parser.add_argument(
+        "--cells",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="folders with images/, masks/ and labels/ that choose how masks become cells (else: documented defaults)",
+    )
+    parser.add_argument(
         "--target",
         action="append",
         default=[],
@@ -61,6 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
         targets=tuple(arguments.target),
         compute_capabilities=tuple(arguments.compute_capability),
         calibrate=arguments.calibrate,
+        cells=tuple(arguments.cells),
         slide=not arguments.no_slide,
     )
     manifest = export_bundle(settings, lambda step: print(step, file=sys.stderr))
@@ -75,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if not artefact.parity:
             facts = "; ".join(f"{label} {text}" for label, text in artefact.facts)
             print(f"{artefact.files[0]}: {manifest.files[artefact.files[0]].bytes:,} bytes, {facts}", file=sys.stderr)
+    if manifest.cells is not None:
+        print(f"cells, {manifest.cells.chosen_on}: {manifest.cells.figures.in_words}", file=sys.stderr)
     if arguments.json:
         print_json({"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json")})
     else:

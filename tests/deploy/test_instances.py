@@ -126,6 +126,11 @@ def test_micrometres_become_pixels_and_back() -> None:
     assert in_px.in_unit("px", None) is in_px
 
 
+@pytest.mark.parametrize("pixel_size_um", [0.324, 0.65, 0.2201, 1 / 3])
+def test_pixels_are_the_same_pixels_after_the_way_over_micrometres(pixel_size_um: float) -> None:
+    assert DEFAULTS.in_unit("um", pixel_size_um).in_unit("px", pixel_size_um) == DEFAULTS
+
+
 def test_micrometres_without_a_pixel_size_are_refused() -> None:
     with pytest.raises(ArgumentError, match="parameters are in um and the image states no pixel size; state it"):
         split_cells(two_discs(22), two_discs(22).astype(np.float32), CellParameters(unit="um"))
