@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from breastseg_deploy.errors import FrameError, SlideError
-from breastseg_deploy.extras import require
-from breastseg_deploy.io.slide import EXTRA, SlideReader
+from breastseg_deploy.io.readers.array import ArrayLike, ArrayReader
+from breastseg_deploy.io.slide import SlideReader
+
+Source = str | os.PathLike[str] | ArrayLike
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"}
@@ -18,7 +19,7 @@ _LISTS = (".mrxs", ".vms", ".vmu")
 """Slides whose file is a picture or a list beside the pixels: known by their suffix, as OpenSlide does."""
 
 
-def open_reader(source: Any) -> SlideReader:
+def open_reader(source: Source) -> SlideReader:
     """The reader of a slide: a file, a folder of DICOM files, or an array.
 
     Raises:
@@ -26,8 +27,6 @@ def open_reader(source: Any) -> SlideReader:
         MachineError: a library is missing; the message names the extra.
     """
     if not isinstance(source, (str, os.PathLike)):
-        from breastseg_deploy.io.readers.array import ArrayReader
-
         return ArrayReader(source)
     path = Path(source)
     try:
@@ -94,18 +93,21 @@ def _open_tiff(path: Path) -> SlideReader:
 
 def _is_8_bit_colour(path: Path) -> bool:
     """Whether OpenSlide's 8-bit RGB holds all that is in a scanner's TIFF."""
-    tifffile = require("tifffile", EXTRA)
-    try:
-        with tifffile.TiffFile(path) as tiff:
+    from breastseg_deploy.io.readers.tiff import opened_tiff, refuse_cut_short
+
+    with opened_tiff(path) as tiff:
+        try:
+            refuse_cut_short(tiff, path)
             page = tiff.pages[0]
             return bool(page.bitspersample == 8 and page.samplesperpixel == 3)
-    except Exception as err:  # whatever a damaged directory makes the parser raise
-        raise SlideError(f"{path} is a damaged TIFF ({err or type(err).__name__}); copy the slide again") from err
+        except SlideError:
+            raise
+        except Exception as err:  # whatever a damaged directory makes the parser raise
+            raise SlideError(f"{path} is a damaged TIFF ({err or type(err).__name__}); copy the slide again") from err
 
 
 def _open_picture(path: Path, kind: str) -> SlideReader:
     from breastseg_deploy.io.images import read_frame
-    from breastseg_deploy.io.readers.array import ArrayReader
 
     try:
         return ArrayReader(read_frame(path), kind, (path,))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import os
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.errors import ArgumentError, SlideError
+from breastseg_deploy.io.content_hash import array_sha256, files_sha256
 from breastseg_deploy.io.conversion import Conversion, conversion_for
 from breastseg_deploy.io.inputs import slide_name
-from breastseg_deploy.io.open_reader import open_reader
-from breastseg_deploy.io.rescale import LARGEST_FACTOR, Rescaled
+from breastseg_deploy.io.open_reader import Source, open_reader
+from breastseg_deploy.io.rescale import LARGEST_FACTOR, Rescaled, mean_of_squares
 from breastseg_deploy.io.slide import SlideInfo, SlideReader
 
 SAME_PIXEL_SIZE = 0.01
@@ -26,7 +29,7 @@ _LOOKED_AT_PX = 512
 
 
 def open_slide(
-    source: Any,
+    source: Source,
     *,
     channel: str | int | None = None,
     bit_depth: int | None = None,
@@ -58,7 +61,7 @@ def open_slide(
         _refuse_mask(reader, info)
         size_um = _pixel_size_um(info, pixel_size_um)
         grid = None if rescale_to_um is None else _grid(info, size_um, rescale_to_um)
-        name = slide_name(Path(source)) if info.files else "array"
+        name = slide_name(Path(source)) if isinstance(source, (str, os.PathLike)) else "array"
         return Slide(reader, source, name, conversion, size_um, rescale_to_um, grid)
     except SlideError as err:
         reader.close()
@@ -82,7 +85,7 @@ class Slide:
     def __init__(
         self,
         reader: SlideReader,
-        source: Any,
+        source: Source,
         name: str,
         conversion: Conversion,
         pixel_size_um: float | None,
@@ -160,16 +163,9 @@ class Slide:
 
     def sha256(self) -> str:
         """Of the content: the file's own; of several files, of their names and hashes; of an array, of all it is."""
-        files = self.info.files
-        if not files:
-            return _array_sha256(self._source)
-        try:
-            hashes = [(file.name, _file_sha256(file)) for file in files]
-        except OSError as err:
-            raise SlideError(f"cannot read {err.filename}: {err.strerror}; check its name and permissions") from err
-        if len(hashes) == 1:
-            return hashes[0][1]
-        return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(hashes)).encode()).hexdigest()
+        if isinstance(self._source, (str, os.PathLike)):
+            return files_sha256(self.info.files)
+        return array_sha256(self._source)
 
     def close(self) -> None:
         """Let the file go; nothing is read after that."""
@@ -190,7 +186,7 @@ class Slide:
         for top in range(0, height, step):
             for left in range(0, width, step):
                 block = self._rgb(level, top, left, min(step, height - top), min(step, width - left))
-                mean = _means(block, factor)
+                mean = mean_of_squares(block, factor)
                 out[top // factor :, left // factor :][: mean.shape[0], : mean.shape[1]] = mean
         return out
 
@@ -207,9 +203,9 @@ class Slide:
         return str(self.info.files[0] if len(self.info.files) == 1 else self.name)
 
 
-def _naming(err: SlideError, source: Any) -> SlideError:
+def _naming(err: SlideError, source: Source) -> SlideError:
     """The error with the slide's path in front, where it is not there."""
-    if not isinstance(source, (str, Path)) or str(source) in str(err):
+    if not isinstance(source, (str, os.PathLike)) or str(source) in str(err):
         return err
     return SlideError(f"{source}: {err}")
 
@@ -246,40 +242,27 @@ def _grid(info: SlideInfo, pixel_size_um: float | None, wanted_um: float) -> Res
 
 
 def _refuse_mask(reader: SlideReader, info: SlideInfo) -> None:
-    """Five places of a slide that hold nothing but 0 and one other value are a mask's, not a microscope's."""
+    """An 8-bit grey image of nothing but 0 and one of 1 and 255 is a mask.
+
+    All of it is looked at only where five places of it hold both values and no other.
+    """
     if info.dtype != "uint8" or len(info.channels) != 1:
         return
-    side = tuple(min(_LOOKED_AT_PX, whole) for whole in info.size_px)
-    values: set[int] = set()
-    for down, across in ((0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1)):
-        place = [int((whole - own) * at) for whole, own, at in zip(info.size_px, side, (down, across), strict=True)]
-        values |= set(np.unique(reader.read(0, place[0], place[1], side[0], side[1])).tolist())
-        if not values <= {0, 1} and not values <= {0, 255}:
-            return
-    if len(values) == 2:
+    height, width = (min(_LOOKED_AT_PX, side) for side in info.size_px)
+    down, across = info.size_px[0] - height, info.size_px[1] - width
+    five = [(down // 2, across // 2), (0, 0), (0, across), (down, 0), (down, across)]
+    everywhere = product(range(0, info.size_px[0], _BLOCK_PX), range(0, info.size_px[1], _BLOCK_PX))
+    values = _values_if_mask(reader, info, five, _LOOKED_AT_PX)
+    if len(values) == 2 and (values := _values_if_mask(reader, info, everywhere, _BLOCK_PX)):
         raise SlideError(f"it holds only {min(values)} and {max(values)}: a mask and no slide; pass the image itself")
 
 
-def _means(block: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Means of squares, those at the bottom and right of what there is; (H, W, 3) uint8."""
-    if factor == 1:
-        return block
-    rows, columns = (np.arange(0, side, factor) for side in block.shape[:2])
-    sums = np.add.reduceat(np.add.reduceat(block, rows, axis=0, dtype=np.uint32), columns, axis=1, dtype=np.uint32)
-    count = np.minimum(factor, block.shape[0] - rows)[:, None] * np.minimum(factor, block.shape[1] - columns)
-    return np.asarray((sums + count[:, :, None] // 2) // count[:, :, None], np.uint8)
-
-
-def _file_sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _array_sha256(array: Any) -> str:
-    """Of dtype and shape in words, and of the values row by row as little-endian bytes."""
-    dtype = np.dtype(array.dtype).newbyteorder("<")
-    digest = hashlib.sha256(f"{np.dtype(array.dtype).newbyteorder('=').name} {tuple(array.shape)}\n".encode())
-    rows = max(1, 2**24 // max(1, math.prod(array.shape[1:])))
-    for top in range(0, array.shape[0], rows):
-        digest.update(np.ascontiguousarray(np.asarray(array[top : top + rows]).astype(dtype, copy=False)).data)
-    return digest.hexdigest()
+def _values_if_mask(reader: SlideReader, info: SlideInfo, places: Iterable[tuple[int, int]], side: int) -> set[int]:
+    """All values in squares of a slide; none as soon as one is no mask's."""
+    values: set[int] = set()
+    for top, left in places:
+        region = reader.read(0, top, left, min(side, info.size_px[0] - top), min(side, info.size_px[1] - left))
+        values |= set(np.unique(region).tolist())
+        if not values <= {0, 1} and not values <= {0, 255}:
+            return set()
+    return values

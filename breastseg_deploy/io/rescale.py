@@ -14,6 +14,8 @@ LARGEST_FACTOR = 8.0
 """Between a slide's pixel size and the one asked for, either way; beyond it the pixel size is likely wrong."""
 
 _BAND_ROWS = 128
+_A_LITTLE = 1e-6
+"""What a division that comes out even may lack in floating point."""
 
 ReadSource = Callable[[int, int, int, int], NDArray[Any]]
 """(top, left, height, width) of the full resolution to (height, width) or (height, width, channels)."""
@@ -38,7 +40,8 @@ class Rescaled:
     @property
     def size_px(self) -> tuple[int, int]:
         """(H, W) of the rescaled slide; a last partial pixel is dropped."""
-        return max(1, int(self.source_px[0] / self.step)), max(1, int(self.source_px[1] / self.step))
+        height, width = (max(1, math.floor(side / self.step + _A_LITTLE)) for side in self.source_px)
+        return height, width
 
     def read(self, source: ReadSource, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
         """A region of the rescaled slide; (height, width) or (height, width, channels) float32."""
@@ -73,3 +76,13 @@ def _weighted(pixels: NDArray[Any], index: NDArray[np.intp], weight: NDArray[np.
     for tap in range(index.shape[1]):
         out += pixels[index[:, tap]] * weight[:, tap].reshape(-1, *[1] * (pixels.ndim - 1))
     return out
+
+
+def mean_of_squares(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Means of squares of (H, W, 3), rounded; those at the bottom and right of what there is."""
+    if factor == 1:
+        return pixels
+    rows, columns = (np.arange(0, side, factor) for side in pixels.shape[:2])
+    sums = np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1, dtype=np.uint32)
+    count = np.minimum(factor, pixels.shape[0] - rows)[:, None] * np.minimum(factor, pixels.shape[1] - columns)
+    return np.asarray((sums + count[:, :, None] // 2) // count[:, :, None], np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,28 @@ from breastseg_deploy.io.slide import Level, SlideInfo
 RGB = ("R", "G", "B")
 
 
+class ArrayLike(Protocol):
+    """What a slide in memory or in chunks on disk must have."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (H, W, channels)."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of its values."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """A slice, as NumPy's."""
+
+
 class ArrayReader:
     """A slide in an array, (H, W) or (H, W, channels), uint8 or uint16; three channels are R, G and B.
 
     Only what a region needs is sliced, so that a chunked array on disk is never read whole.
     """
 
-    def __init__(self, array: Any, format: str = "array", files: tuple[Path, ...] = ()) -> None:  # noqa: A002
+    def __init__(self, array: ArrayLike, format: str = "array", files: tuple[Path, ...] = ()) -> None:  # noqa: A002
         """Take an array as a slide.
 
         Raises:

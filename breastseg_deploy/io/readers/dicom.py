@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,13 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.errors import SlideError
 from breastseg_deploy.extras import require
-from breastseg_deploy.io.readers.dicom_frames import Frame, border_jump, decode, frames_of
+from breastseg_deploy.io.readers.dicom_frames import Frame, decode, frames_of
+from breastseg_deploy.io.readers.dicom_order import ordered_by_borders
 from breastseg_deploy.io.readers.pieces import SharedFile, paste, tiles_in
 from breastseg_deploy.io.slide import EXTRA, SlideInfo, levels_of, region_error
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class of VL Whole Slide Microscopy Image Storage."""
-
-_CLEARLY = 2.0
-"""How much further neighbours must differ in one order of tiles for the other to be taken from the pixels."""
 
 _BESIDE = ("LABEL", "OVERVIEW", "LOCALIZER", "THUMBNAIL")
 """The third value of ImageType for pictures that are no level of the slide."""
@@ -132,39 +131,26 @@ class DicomReader:
         """Put the tiles of levels that state no order where their borders say; what was found, a sentence each."""
         said = []
         for number, level in enumerate(self._levels):
-            if any(level.unordered) and min(level.grid) > 1:
-                if len(level.unordered) > 1 or len({channel for channel, _, _ in level.frames}) > 1:
-                    raise SlideError(
-                        f"{self._path} states no order of its tiles (DimensionOrganizationType is missing)"
-                    )
-                said.append(self._find_order(number))
+            if not any(level.unordered) or min(level.grid) == 1:
+                continue
+            if len(level.unordered) > 1 or len(self._planes) > 1:
+                raise SlideError(f"{self._path} states no order of its tiles (DimensionOrganizationType is missing)")
+            try:
+                frames, sentence = ordered_by_borders(level.frames, level.grid, partial(self._decoded, level=number))
+            except SlideError as err:
+                raise SlideError(f"{self._path} {err}") from err
+            level.frames.update(frames)
+            said.append(f"level {number} {sentence}")
         return tuple(said)
 
-    def _find_order(self, number: int) -> str:
-        """Compare how far neighbours differ where they touch, with tiles in order of rows and of columns."""
-        level, (down, across) = self._levels[number], self._levels[number].grid
-        in_order = [level.frames[0, n // across, n % across] for n in range(down * across)]
-        by_columns = {(0, n % down, n // down): frame for n, frame in enumerate(in_order)}
-        rows, columns = (
-            border_jump(frames, (down, across), lambda frame: self._decoded(frame, number, 0, 0))
-            for frames in (level.frames, by_columns)
-        )
-        if max(rows, columns) < _CLEARLY * min(rows, columns):
-            raise SlideError(
-                f"{self._path} states no order of its tiles (DimensionOrganizationType is missing), and their borders "
-                f"do not tell it (jumps of {rows:.1f} by rows, {columns:.1f} by columns); export the slide again"
-            )
-        if columns < rows:
-            level.frames.update(by_columns)
-        order, jumps = ("columns", (columns, rows)) if columns < rows else ("rows", (rows, columns))
-        return (
-            f"level {number} states no order of its tiles; they are in order of {order}: neighbours differ by "
-            f"{jumps[0]:.1f} where they touch, and by {jumps[1]:.1f} in the other order"
-        )
+    @property
+    def _planes(self) -> list[str]:
+        """Channels with tiles of their own."""
+        return ["RGB"] if self._is_rgb else self._channels
 
     def _refuse_missing_tiles(self, level: _Level) -> None:
         down, across = level.grid
-        planes = 1 if self._is_rgb else len(self._channels)
+        planes = len(self._planes)
         missing = planes * down * across - len(level.frames)
         if missing and not level.sparse:
             raise SlideError(
@@ -190,16 +176,16 @@ class DicomReader:
             for y, x in tiles_in(top, left, height, width, of.tile_px):
                 if (frame := of.frames.get((channel, y, x))) is not None:
                     row, column = y * of.tile_px[0], x * of.tile_px[1]
-                    paste(plane, top, left, self._decoded(frame, level, row, column), row, column)
+                    paste(plane, top, left, self._decoded(frame, level, (row, column)), row, column)
         return out
 
-    def _decoded(self, frame: Frame, level: int, row: int, column: int) -> NDArray[Any]:
+    def _decoded(self, frame: Frame, level: int, place: tuple[int, int] = (0, 0)) -> NDArray[Any]:
         tile = self._levels[level].tile_px
         try:
             pixels = decode(frame, str(self._first.PhotometricInterpretation), self._dtype)
             return pixels.reshape(*tile, 3 if self._is_rgb else 1)
         except Exception as err:  # each codec has errors of its own
-            raise region_error(frame.file.path, level, row, column, err) from err
+            raise region_error(frame.file.path, level, *place, err) from err
 
     def close(self) -> None:
         """Let the files go."""

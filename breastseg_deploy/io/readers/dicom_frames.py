@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from breastseg_deploy.io.slide import EXTRA
 _IMPLICIT = "1.2.840.10008.1.2"
 _NATIVE = (_IMPLICIT, "1.2.840.10008.1.2.1")
 _JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_WAVELET_COLOURS = ("YBR_ICT", "YBR_RCT")
+"""What JPEG 2000 itself turns back into RGB."""
 _CODECS = {
     "1.2.840.10008.1.2.5": "dicomrle_decode",
     "1.2.840.10008.1.2.4.57": "ljpeg_decode",
@@ -33,7 +36,6 @@ _CODECS = {
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _UNDEFINED = 0xFFFFFFFF
-_COMPARED = 48
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,14 @@ def frames_of(file: SharedFile, header: Any, channels: list[str]) -> Tiles:
     if syntax not in (*_NATIVE, *_JPEG, *_CODECS):
         raise SlideError(f"{file.path} is encoded as {header.file_meta.TransferSyntaxUID.name}, which is not read here")
     shape = (int(header.Rows), int(header.Columns), int(header.SamplesPerPixel))
+    meaning = str(header.PhotometricInterpretation)
+    converted = _JPEG if meaning in ("YBR_FULL", "YBR_FULL_422") else _JPEG_2000 if meaning in _WAVELET_COLOURS else ()
+    planar = int(header.get("PlanarConfiguration", 0)) and syntax in _NATIVE
+    if shape[2] == 3 and (planar or (meaning != "RGB" and syntax not in converted)):
+        raise SlideError(
+            f"{file.path} stores colour as {'planes of ' if planar else ''}{meaning} in "
+            f"{header.file_meta.TransferSyntaxUID.name}, which is not read here; convert it to RGB"
+        )
     if int(header.get("TotalPixelMatrixFocalPlanes", 1)) > 1:
         raise SlideError(f"{file.path} is a z-stack of {header.TotalPixelMatrixFocalPlanes} planes; export one of them")
     pieces = _pieces(file, header, syntax, count)
@@ -110,26 +120,6 @@ def decode(frame: Frame, meaning: str, dtype: str) -> NDArray[Any]:
     if pixels.dtype != dtype:
         raise SlideError(f"{pixels.dtype} values instead of {dtype}")
     return np.asarray(pixels)
-
-
-def border_jump(
-    frames: dict[tuple[int, int, int], Frame], grid: tuple[int, int], decoded: Callable[[Frame], NDArray[Any]]
-) -> float:
-    """Mean difference between the pixels of neighbouring tiles where they touch, of up to 48 tiles spread evenly.
-
-    Args:
-        frames: of one channel, a whole grid.
-        grid: rows and columns of tiles, at least two of each.
-        decoded: the pixels of a frame, (rows, columns, channels).
-    """
-    inner = [(y, x) for y in range(grid[0] - 1) for x in range(grid[1] - 1)]
-    jumps = []
-    for y, x in inner[:: -(-len(inner) // _COMPARED)]:
-        here, right, below = (
-            decoded(frames[0, y + dy, x + dx]).astype(np.float64) for dy, dx in ((0, 0), (0, 1), (1, 0))
-        )
-        jumps += [np.abs(here[:, -1] - right[:, 0]).mean(), np.abs(here[-1] - below[0]).mean()]
-    return float(np.mean(jumps))
 
 
 def _places(
@@ -194,13 +184,9 @@ def _pieces(file: SharedFile, header: Any, syntax: str, count: int) -> list[tupl
     firsts = list(np.frombuffer(extended, "<u8")) if extended else list(np.frombuffer(table, "<u4"))
     if len(firsts) != count:
         raise SlideError(f"{file.path} does not say where its {count} frames begin; export it again")
-    origin = items[0][0] - 8
-    ends = [*(int(first) + origin for first in firsts[1:]), items[-1][0] + items[-1][1] + 1]
-    groups = [
-        tuple(item for item in items if int(first) + origin <= item[0] - 8 < end)
-        for first, end in zip(firsts, ends, strict=True)
-    ]
-    return groups
+    starts = [offset - 8 for offset, _ in items]
+    cuts = [bisect_left(starts, int(first) + starts[0]) for first in firsts]
+    return [tuple(items[cut:end]) for cut, end in zip(cuts, [*cuts[1:], len(items)], strict=True)]
 
 
 def _pixel_data(file: SharedFile, header: Any, syntax: str) -> tuple[int, int]:

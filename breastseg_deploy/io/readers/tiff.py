@@ -5,6 +5,7 @@ A region decodes the tiles or strips that it touches and no others; plain uncomp
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from breastseg_deploy.io.readers.pieces import LARGEST_PIECE_BYTES, SharedFile, 
 from breastseg_deploy.io.readers.tiff_facts import bits_of, channel_names, pixel_size_um, slide_series
 from breastseg_deploy.io.slide import EXTRA, SlideInfo, levels_of, region_error
 
+_UNSAID = logging.NullHandler()
 _JPEG = (6, 7, 34892, 33007)
 """TIFF's numbers of JPEG compression (tifffile's own list)."""
 
@@ -36,7 +38,7 @@ class TiffReader:
         """
         self._path, self._stack = path, ExitStack()
         with ExitStack() as stack:
-            tiff = stack.enter_context(_opened(path))
+            tiff = stack.enter_context(opened_tiff(path))
             try:
                 series = slide_series(tiff, path)
                 names = channel_names(tiff, series, path)
@@ -149,15 +151,32 @@ class _SegmentedLevel:
         return piece
 
 
-def _opened(path: Path) -> Any:
+def opened_tiff(path: Path) -> Any:
+    """tifffile's view of a file. What tifffile logs of damage is not printed: what matters of it is raised here.
+
+    Raises:
+        SlideError: it cannot be read.
+        MachineError: tifffile or imagecodecs is not installed.
+    """
     tifffile = require("tifffile", EXTRA)
     require("imagecodecs", EXTRA)
+    logging.getLogger("tifffile").addHandler(_UNSAID)
     try:
         return tifffile.TiffFile(path)
     except OSError as err:
         raise SlideError(f"cannot read {path}: {err.strerror or err}; check its name and permissions") from err
     except Exception as err:
         raise SlideError(f"{path} is a damaged TIFF ({err or type(err).__name__}); copy the slide again") from err
+
+
+def refuse_cut_short(tiff: Any, path: Path) -> None:
+    """Refuse a file where a tile of any of its pages lies past the end.
+
+    Raises:
+        SlideError: there is such a tile.
+    """
+    for page in tiff.pages:
+        _refuse_past_end(np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64), path)
 
 
 def _level(series: Any, path: Path, stack: ExitStack, channels: int) -> _MappedLevel | _SegmentedLevel:
@@ -183,8 +202,12 @@ def _refuse_missing_segments(page: Any, path: Path) -> None:
         raise SlideError(f"{path} names {len(offsets)} tiles and {len(counts)} sizes; the file is damaged")
     if np.any(offsets <= 0) or np.any(counts <= 0):
         raise SlideError(f"{path} lacks {int(np.sum((counts <= 0) | (offsets <= 0)))} of its {len(counts)} tiles")
-    if np.any(offsets + counts > path.stat().st_size):
-        raise _cut_short(path, f"{int(np.sum(offsets + counts > path.stat().st_size))} tiles lie past its end")
+    _refuse_past_end(offsets, counts, path)
+
+
+def _refuse_past_end(offsets: NDArray[np.int64], counts: NDArray[np.int64], path: Path) -> None:
+    if len(offsets) == len(counts) and (past := int(np.sum(offsets + counts > path.stat().st_size))):
+        raise _cut_short(path, f"{past} of its {len(counts)} tiles reach past its end")
 
 
 def _cut_short(path: Path, how: str) -> SlideError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,7 +21,7 @@ LARGEST_PIXEL_UM = 10.0
 _ALPHA = (1, 2)
 _AXES = ("YX", "YXS", "YXC", "SYX", "CYX")
 _OME_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6}
-_IMAGEJ_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+_UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 _RESOLUTION_UM = {2: 25400.0, 3: 10000.0}
 """Micrometres in TIFF's units of resolution: inch, centimetre."""
 
@@ -84,19 +85,19 @@ def pixel_size_um(tiff: Any, series: Any) -> tuple[float, float] | None:
     """(vertical, horizontal) from OME, ImageJ, MetaMorph or TIFF's own resolution; None where none is plausible."""
     if tiff.is_ome:
         return _ome_pixel_size(_ome_pixels(tiff, series))
+    if tiff.is_stk:
+        return _metamorph_pixel_size(tiff.stk_metadata or {})
     key = series.keyframe
     across, down = (_ratio(key.tags.get(name)) for name in ("XResolution", "YResolution"))
     if not across or not down:
         return None
-    unit = 1.0
     if tiff.is_imagej:
         name = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ")
-        unit = _IMAGEJ_UM.get(name, 0.0)
-    if unit == 1.0 and not tiff.is_imagej:
-        unit = _RESOLUTION_UM.get(int(key.resolutionunit), 0.0)
-        if max(unit / down, unit / across) > LARGEST_PIXEL_UM:
-            return None
-    return (unit / down, unit / across) if unit else None
+        unit = _UNITS_UM.get(name, 0.0)
+        return (unit / down, unit / across) if unit else None
+    unit = _RESOLUTION_UM.get(int(key.resolutionunit), 0.0)
+    size = (unit / down, unit / across)
+    return size if 0 < max(size) <= LARGEST_PIXEL_UM else None
 
 
 def _refuse_pixels(series: Any, path: Path) -> None:
@@ -138,6 +139,12 @@ def _ome_pixel_size(pixels: ElementTree.Element | None) -> tuple[float, float] |
             return None
         sizes.append(value * unit)
     return sizes[0], sizes[1]
+
+
+def _metamorph_pixel_size(stated: Mapping[str, Any]) -> tuple[float, float] | None:
+    unit = _UNITS_UM.get(str(stated.get("CalibrationUnits", "")), 0.0) if stated.get("SpatialCalibration") else 0.0
+    height, width = (float(stated.get(name) or 0) * unit for name in ("YCalibration", "XCalibration"))
+    return (height, width) if height > 0 and width > 0 else None
 
 
 def _name(channel: ElementTree.Element) -> str:

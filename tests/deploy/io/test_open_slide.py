@@ -280,6 +280,12 @@ def test_a_mask_is_no_slide(tmp_path: Path, white: int) -> None:
         open_slide(path)
 
 
+def test_a_dark_slide_with_cells_far_from_its_corners_is_no_mask() -> None:
+    pixels = np.random.default_rng(0).integers(0, 2, (2200, 2600), np.uint8)
+    pixels[700, 700] = 90
+    open_slide(pixels).close()
+
+
 def test_an_empty_slide_is_no_mask() -> None:
     open_slide(np.zeros((300, 400), np.uint8)).close()
 

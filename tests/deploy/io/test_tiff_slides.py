@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,30 @@ def test_a_region_decodes_only_the_tiles_that_it_touches(tmp_path: Path) -> None
     reader.close()
 
 
+def test_a_slide_of_100_000_px_takes_the_memory_of_the_regions_that_are_read(tmp_path: Path) -> None:
+    path, side, tile = tmp_path / "a.tif", 100_000, 1024
+    pixels = np.arange(tile)[:, None] // 32 * tile + np.arange(tile)  # few rows that differ, so that it packs well
+    encoded = zlib.compress(pixels.astype(np.uint16).tobytes())
+    count = (-(-side // tile)) ** 2
+    tifffile.imwrite(
+        path,
+        iter([encoded] * count),
+        shape=(side, side),
+        dtype=np.uint16,
+        tile=(tile, tile),
+        compression="zlib",
+        bigtiff=True,
+    )
+    tracemalloc.start()
+    reader = open_reader(path)
+    found = reader.read(0, 77_000, 50_000, 1500, 1500)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reader.close()
+    assert found[700, 1300, 0] == pixels[77_700 % tile, 51_300 % tile]
+    assert peak < 40 * 2**20
+
+
 def test_several_threads_read_one_slide(tmp_path: Path) -> None:
     whole = grey16(512, 512)
     reader = open_reader(pyramid(tmp_path / "a.ome.tif", whole, 1, compression="zlib"))
@@ -227,6 +253,27 @@ def test_a_companion_file_that_is_missing_is_said_and_not_read_as_zeros(tmp_path
     tifffile.imwrite(path, grey16(64, 64), description=xml, metadata=None)
     with pytest.raises(SlideError, match="lacks pages or files that its own description names"):
         open_reader(path)
+
+
+def test_the_files_of_one_ome_tiff_are_one_slide(tmp_path: Path) -> None:
+    uuids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{number}" for number in range(2)]
+    data = "".join(
+        f'<TiffData FirstC="{number}" IFD="0" PlaneCount="1"><UUID FileName="{number}.ome.tif">{uuid}</UUID></TiffData>'
+        for number, uuid in enumerate(uuids)
+    )
+    planes = [grey16(150, 210), grey16(150, 210)[::-1]]
+    for number, plane in enumerate(planes):
+        xml = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{uuids[number]}">'
+            '<Image ID="Image:0">'
+            '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="210" SizeY="150" SizeC="2" SizeZ="1" '
+            f'SizeT="1"><Channel ID="Channel:0:0" Name="a"/><Channel ID="Channel:0:1" Name="b"/>{data}</Pixels>'
+            "</Image></OME>"
+        )
+        options = {"tile": (64, 64), "compression": "zlib"}
+        tifffile.imwrite(tmp_path / f"{number}.ome.tif", plane, description=xml, metadata=None, **options)
+    regions_agree(tmp_path / "1.ome.tif", np.stack(planes, axis=-1))
+    assert described(tmp_path / "1.ome.tif").files == (tmp_path / "0.ome.tif", tmp_path / "1.ome.tif")
 
 
 @pytest.mark.parametrize(
