@@ -50,7 +50,7 @@ def file_written_whole(path: Path) -> Iterator[Path]:
     process left beside `path` goes away at the next call.
 
     Raises:
-        OutputError: no permission, no space, no such folder. Any OSError inside the block is taken for one of these.
+        OutputError: no permission, no space. Any OSError inside the block is taken for one of these.
     """
     try:
         with unfinished_folder(path) as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,23 +54,36 @@ def write_dicom_seg(
 
     Source: DICOM PS3.3, A.51 (Segmentation IOD) and C.7.6.17.3 (TILED_FULL).
     """
-    pydicom = require("pydicom", "slides")
-    frames = [
-        (top, left) for top in range(0, raster.size_px[0], TILE_PX) for left in range(0, raster.size_px[1], TILE_PX)
-    ]
-    length = len(frames) * _FRAME_BYTES
-    if length > _MOST_BYTES:
-        raise SlideError(f"a DICOM segmentation of {raster.size_px} px would pass 4 GB; write without dicom-seg")
-    with pydicom.config.disable_value_validation():  # the slide's own values stay as they are, however long
-        slide = read_source(source, raster.size_px, pixel_size_um)
-        header = _header(slide.header, raster.size_px, len(frames), identity, made_at)
+    frames = [(top, left) for top in _tiles(raster.size_px[0]) for left in _tiles(raster.size_px[1])]
+    with _as_stated():
+        header, faults = _header(source, raster.size_px, pixel_size_um, identity, made_at)
         with file_written_whole(path) as growing:
             header.save_as(growing, enforce_file_format=True)
             with growing.open("ab") as file:
-                file.write(struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, length))
+                file.write(struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, len(frames) * _FRAME_BYTES))
                 for top, left in frames:
                     file.write(_frame(raster, top, left))
-    return slide.faults
+    return faults
+
+
+def check_source(source: Path, size_px: tuple[int, int], pixel_size_um: float | None) -> None:
+    """Refuse before the long work what `write_dicom_seg` would refuse after it.
+
+    Raises:
+        SlideError, MachineError: as `write_dicom_seg`.
+    """
+    with _as_stated():
+        _header(source, size_px, pixel_size_um, "", datetime.min)
+
+
+def _as_stated() -> AbstractContextManager[None]:
+    """Inside, pydicom leaves the slide's own values as they are, however long, without a warning."""
+    context: AbstractContextManager[None] = require("pydicom", "slides").config.disable_value_validation()
+    return context
+
+
+def _tiles(length_px: int) -> range:
+    return range(0, length_px, TILE_PX)
 
 
 def _frame(raster: SlideRaster, top: int, left: int) -> bytes:
@@ -80,8 +94,27 @@ def _frame(raster: SlideRaster, top: int, left: int) -> bytes:
     return np.packbits(tile, bitorder="little").tobytes()
 
 
-def _header(slide: Any, size_px: tuple[int, int], frames: int, identity: str, made_at: datetime) -> Any:
-    """All but the pixels. highdicom makes it for a slide of one empty tile, since it wants all pixels at once."""
+def _header(
+    source: Path, size_px: tuple[int, int], pixel_size_um: float | None, identity: str, made_at: datetime
+) -> tuple[Any, tuple[str, ...]]:
+    """All but the pixels, and what to say of the slide."""
+    frames = len(_tiles(size_px[0])) * len(_tiles(size_px[1]))
+    if frames * _FRAME_BYTES > _MOST_BYTES:
+        raise SlideError(f"a DICOM segmentation of {size_px} px would pass 4 GB; write without dicom-seg")
+    slide = read_source(source, size_px, pixel_size_um)
+    try:
+        header = _of_one_tile(slide.header, identity)
+    except (AttributeError, TypeError, ValueError) as err:  # what highdicom makes of a header that is damaged otherwise
+        raise SlideError(f"no DICOM segmentation can refer to {source} ({err}); write without dicom-seg") from err
+    header.TotalPixelMatrixRows, header.TotalPixelMatrixColumns = size_px
+    header.NumberOfFrames = frames
+    header.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid_of("dimensions", identity)
+    _date(header, made_at)
+    return header, slide.faults
+
+
+def _of_one_tile(slide: Any, identity: str) -> Any:
+    """The header as highdicom makes it of one empty tile, since it wants all pixels of a slide at once."""
     seg, codes = require("highdicom.seg", "slides"), require("pydicom.sr.codedict", "slides").codes
     slide.TotalPixelMatrixRows = slide.TotalPixelMatrixColumns = TILE_PX
     slide.NumberOfFrames = 1
@@ -108,10 +141,6 @@ def _header(slide: Any, size_px: tuple[int, int], frames: int, identity: str, ma
     )
     del header.PixelData
     header.PatientName, header.PatientOrientation = name, None
-    header.TotalPixelMatrixRows, header.TotalPixelMatrixColumns = size_px
-    header.NumberOfFrames = frames
-    header.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid_of("dimensions", identity)
-    _date(header, made_at)
     return header
 
 

@@ -11,9 +11,7 @@ from typing import Any
 
 from breastseg_deploy.errors import SlideError
 from breastseg_deploy.extras import require
-
-WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-"""VL Whole Slide Microscopy Image Storage."""
+from breastseg_deploy.io.readers.dicom import WHOLE_SLIDE
 
 _IDS = uuid.UUID("2d8e1f06-7b0f-5d5a-9a52-9c8f0d3f6a7e")
 _DATE, _TIME, _ANY = r"\d{8}", r"\d\d(\d\d(\d\d(\.\d{1,6})?)?)?", r"(?s).*"

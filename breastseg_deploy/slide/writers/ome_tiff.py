@@ -6,6 +6,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -134,9 +135,17 @@ def _full_level(size_px: tuple[int, int], read: Read, below: _LowerLevel | None)
 
 def _compressed(tile: NDArray[Any]) -> bytes:
     """A whole tile, zeros to the right of the slide and below it."""
+    if not tile.any():
+        return _empty(tile.dtype)
     whole = np.zeros((TILE_PX, TILE_PX), tile.dtype.newbyteorder("<"))
     whole[: tile.shape[0], : tile.shape[1]] = tile
     return zlib.compress(whole.data, _ZLIB_LEVEL)
+
+
+@cache
+def _empty(dtype: np.dtype[Any]) -> bytes:
+    """Most of a slide is this tile."""
+    return zlib.compress(bytes(TILE_PX * TILE_PX * dtype.itemsize), _ZLIB_LEVEL)
 
 
 def _options(dtype: np.dtype[Any], pixel_size_um: float | None) -> dict[str, Any]:

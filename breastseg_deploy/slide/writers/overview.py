@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import floor, log10
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.extras import require
-from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.slide.raster import SlideRaster
-from breastseg_deploy.storage import write_whole
 
 Box = tuple[int, int, int, int]
 """top, left, bottom, right in pixels of the raster; half-open."""
@@ -28,22 +25,6 @@ _LEGEND_PX, _MARGIN_PX, _LEAST_WIDTH_PX = 34, 10, 560
 _FONT_SCALE = 0.45
 
 
-def write_overview(
-    path: Path,
-    thumbnail: NDArray[np.uint8],
-    raster: SlideRaster,
-    skipped: Sequence[Box],
-    pixel_size_um: float | None,
-) -> None:
-    """Write `draw_overview` as PNG.
-
-    Raises:
-        OutputError: no permission, no space.
-        MachineError: OpenCV is not installed.
-    """
-    write_whole(path, png_bytes(draw_overview(thumbnail, raster, skipped, pixel_size_um)))
-
-
 def draw_overview(
     thumbnail: NDArray[np.uint8], raster: SlideRaster, skipped: Sequence[Box], pixel_size_um: float | None
 ) -> NDArray[np.uint8]:
@@ -54,6 +35,9 @@ def draw_overview(
         raster: the slide.
         skipped: the tiles that the network did not see.
         pixel_size_um: of the raster; None leaves the scale in pixels.
+
+    Raises:
+        MachineError: OpenCV is not installed.
     """
     share = cell_share(raster, (thumbnail.shape[0], thumbnail.shape[1]))
     per_pixel = raster.size_px[0] / thumbnail.shape[0]

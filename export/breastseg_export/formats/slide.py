@@ -38,6 +38,7 @@ Infer = Callable[[NDArray[np.float32]], Probability]
 """Tensor (1, 4, H, W) to probability (H, W)."""
 
 LARGEST_WINDOW_PX = 512
+LARGEST_REACH_PX = 128
 AGAINST = "ONNX Runtime against the global pools"
 LIMITS = ParityLimits(worst_dice=0.0, mean_dice=0.0, dice_change=0.002)
 """Against the global pools. Masks may differ; what counts is the truth, so `dice_change` is held where there is one."""
@@ -58,10 +59,15 @@ class Windows:
 
 
 def windows_for(size_px: int, trained_px: int | None) -> Windows:
-    """The windows and tiles of a network for frames of `size_px`, trained with windows of `trained_px` if any."""
+    """The windows and tiles of a network for frames of `size_px`, trained with windows of `trained_px` if any.
+
+    The halo holds half a window and what the convolutions see besides; a tile keeps half of each side, so that a pixel
+    is computed four times. Of the measures that were tried (docs/LOG.md), none agreed better at that cost.
+    """
     cell = 2 * CELL_PX
     window = trained_px or min(LARGEST_WINDOW_PX, -(-size_px // cell) * cell)
-    return Windows(window, Grid(2 * window, window // 2))
+    halo = window // 2 + min(LARGEST_REACH_PX, -(-size_px // 4 // CELL_PX) * CELL_PX)
+    return Windows(window, Grid(4 * halo, halo))
 
 
 def with_local_pools(model: SegmentationModel, window_px: int) -> tuple[SegmentationModel, int]:

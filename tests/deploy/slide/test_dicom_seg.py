@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from written import ArrayRaster
 
 from breastseg_deploy.errors import SlideError
-from breastseg_deploy.slide.writers.dicom_seg import write_dicom_seg
-from breastseg_deploy.slide.writers.dicom_source import WHOLE_SLIDE
+from breastseg_deploy.io.readers.dicom import WHOLE_SLIDE
+from breastseg_deploy.slide.writers.dicom_seg import check_source, write_dicom_seg
 
 MADE_AT = datetime(2026, 11, 24, 10, 30, 5)
 TILED_FULL_IS_UNKNOWN_TO_DCIODVFY = [
@@ -155,6 +155,7 @@ def test_what_was_made_up_is_said_attribute_by_attribute(tmp_path: Path) -> None
     [
         ("StudyInstanceUID", r"lacks StudyInstanceUID, which a DICOM segmentation refers to"),
         ("SharedFunctionalGroupsSequence", r"states no PixelSpacing.*--mpp$"),
+        ("Rows", r"^no DICOM segmentation can refer to .*Rows"),
         ("SOPClassUID", r"is no DICOM whole slide"),
     ],
 )
@@ -164,8 +165,11 @@ def test_what_cannot_be_made_up_is_refused(tmp_path: Path, keyword: str, message
     del header[keyword]
     if keyword == "SOPClassUID":
         header.SOPClassUID = pydicom.uid.CTImageStorage
+    saved(header, source)
     with pytest.raises(SlideError, match=message):
-        write(tmp_path / "seg.dcm", np.ones((20, 30), np.uint8), saved(header, source))
+        write(tmp_path / "seg.dcm", np.ones((20, 30), np.uint8), source)
+    with pytest.raises(SlideError, match=message):
+        check_source(source, (20, 30), None)
     assert not (tmp_path / "seg.dcm").exists()
 
 
@@ -173,6 +177,11 @@ def test_a_mask_on_another_grid_than_its_slide_is_refused(tmp_path: Path) -> Non
     source = saved(slide_header((20, 30)), tmp_path / "slide.dcm")
     with pytest.raises(SlideError, match=r"the mask has \(10, 15\); .* run without --rescale"):
         write(tmp_path / "seg.dcm", np.ones((10, 15), np.uint8), source)
+
+
+def test_a_mask_beyond_four_gigabytes_is_refused_before_the_slide_is_read(tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match=r"of \(200000, 200000\) px would pass 4 GB"):
+        check_source(tmp_path / "slide.dcm", (200_000, 200_000), 0.25)
 
 
 def test_a_source_that_is_no_dicom_is_refused(tmp_path: Path) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from written import ArrayRaster
 
-from breastseg_deploy.io.images import read_frame
-from breastseg_deploy.slide.writers.overview import cell_share, draw_overview, round_length, write_overview
+from breastseg_deploy.slide.writers.overview import cell_share, draw_overview, round_length
 
 MASK = np.random.default_rng(2).random((3000, 4100)) < 0.3
 
 
-def test_the_share_of_cells_is_the_mean_of_the_pixels_below(tmp_path: Path) -> None:
+def test_the_share_of_cells_is_the_mean_of_the_pixels_below() -> None:
     share = cell_share(ArrayRaster(MASK), (300, 410))
     np.testing.assert_allclose(share, MASK.reshape(300, 10, 410, 10).mean((1, 3)), atol=1e-6)
 
@@ -43,9 +40,11 @@ def test_skipped_tiles_are_drawn_and_counted_and_no_other_place() -> None:
     assert changed.sum() == 200 * 200
 
 
-def test_it_is_written_as_png(tmp_path: Path) -> None:
-    write_overview(tmp_path / "overview.png", np.zeros((300, 410, 3), np.uint8), ArrayRaster(MASK), [], 0.5)
-    assert read_frame(tmp_path / "overview.png").shape == (334, 560, 3)
+def test_a_legend_is_below_and_the_thumbnail_itself_stays_as_it_was() -> None:
+    thumbnail = np.zeros((300, 410, 3), np.uint8)
+    drawn = draw_overview(thumbnail, ArrayRaster(MASK), [(0, 0, 500, 500)], 0.5)
+    assert drawn.shape == (334, 560, 3)
+    assert not thumbnail.any()
 
 
 @pytest.mark.parametrize(("most", "length"), [(1.0, 1), (1.9, 1), (2, 2), (49, 20), (730, 500), (0.3, 0.2)])

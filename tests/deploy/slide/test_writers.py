@@ -20,7 +20,6 @@ from breastseg_deploy.slide.writers.cells_csv import write_cells_csv
 from breastseg_deploy.slide.writers.dicom_seg import write_dicom_seg
 from breastseg_deploy.slide.writers.geojson import write_geojson
 from breastseg_deploy.slide.writers.ome_tiff import write_labels_ome_tiff, write_mask_ome_tiff
-from breastseg_deploy.slide.writers.overview import write_overview
 from breastseg_deploy.slide.writers.slide_page import write_slide_page
 
 NOISE = np.random.default_rng(8)
@@ -48,7 +47,6 @@ WRITERS: dict[str, Callable[[Path, Path], object]] = {
     "cells.geojson.gz": lambda path, _: write_geojson(path, RASTER, CELLS, 0.5),
     "cells.csv": lambda path, _: write_cells_csv(path, CELLS, 0.5),
     "mask.seg.dcm": write_seg,
-    "overview.png": lambda path, _: write_overview(path, GREY, RASTER, [], 0.5),
     "report.html": write_page,
 }
 
