@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from breastseg_deploy.cell_choice import CellChoice
 from breastseg_deploy.errors import BundleError
 from breastseg_deploy.preprocess.gabor import GaborParameters
 
@@ -168,6 +169,7 @@ class Manifest(Part):
     licence: str
     intended_use: str
     training: dict[str, Any]
+    cells: CellChoice | None = None
 
     def artefact(self, role: str) -> Artefact | None:
         """The first artefact of that role; None where there is none."""

@@ -1,4 +1,4 @@
-"""`breastseg segment`: masks of image files."""
+"""`breastseg segment`: masks of frames, and slides with their cells."""
 
 from __future__ import annotations
 
@@ -10,46 +10,52 @@ from typing import TYPE_CHECKING
 
 from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
+from breastseg_deploy.cli.segment_slides import add_slide_arguments, segment_slides
 
 if TYPE_CHECKING:
     from breastseg_deploy.io.images import FrameFile
     from breastseg_deploy.result import Segmentation
     from breastseg_deploy.segmenter import Segmenter
 
+EXIT_UNCERTIFIED = 3
+"""A slide's certificate lies over its bundle's limit; its files are written all the same."""
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="a folder made by breastseg-export")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|DIR", help="PNG, TIFF, JPEG, or folders of them")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="masks go to DIR/NAME.png, 0 and 255")
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE|DIR", help="frames of the bundle's size, slides, folders of them"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="a frame's mask is DIR/NAME.png, a slide's folder DIR/NAME",
+    )
     parser.add_argument("--overlay", action="store_true", help="also DIR/NAME.overlay.png: the frame and the outline")
     parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
+    add_slide_arguments(parser)
     add_backend_arguments(parser)
     parser.add_argument("--force", action="store_true", help="write into an output folder that is not empty")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Segment every frame; one that fails is reported at the end and the others are done all the same."""
-    from breastseg_deploy.errors import BackendError, FrameError
-    from breastseg_deploy.io.images import find_frames
-    from breastseg_deploy.progress import followed
+    """Segment every frame and slide; one that fails is reported at the end, the others are done all the same."""
+    from breastseg_deploy.bundle import Bundle
+    from breastseg_deploy.io.inputs import sort_inputs
     from breastseg_deploy.storage import check_output_folder, make_folder
 
-    files = find_frames(arguments.images)
-    check_output_folder(arguments.output, force=arguments.force)
-    _refuse_overwriting(files, arguments)
-    done: list[dict[str, object]] = []
-    failed: list[dict[str, str]] = []
+    inputs = sort_inputs(arguments.images, Bundle.open(arguments.bundle).manifest.frame.size_px)
+    # A slide's folder says itself whether a run may go on in it; a frame's mask cannot.
+    check_output_folder(arguments.output, force=arguments.force or not inputs.frames)
+    _refuse_overwriting(inputs.frames, arguments)
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
         make_folder(arguments.output)
-        for file in followed(files, "segment", "frames"):
-            try:
-                done.append(_segment_file(segment, file, arguments))
-            except FrameError as err:
-                failed.append({"frame": str(file.path), "error": str(err)})
-            except BackendError as err:
-                failed.append({"frame": str(file.path), "error": f"{file.path}: {err}"})
-    for failure in failed:
+        done, failed = _segment_frames(segment, inputs.frames, arguments)
+        slides, failed_slides = segment_slides(segment, inputs.slides, arguments)
+    for failure in (*failed, *failed_slides):
         print(f"error: {failure['error']}", file=sys.stderr)
     if arguments.gate:
         skipped = [frame["frame"] for frame in done if frame["skipped"]]
@@ -57,10 +63,40 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"skipped by the empty-frame gate: {name}", file=sys.stderr)
         print(f"empty-frame gate: {len(skipped)} of {len(done)} frames skipped", file=sys.stderr)
     if arguments.json:
-        print_json({"frames": done, "failed": failed, "backend": segment.backend, "gate": segment.gate is not None})
+        told = {"frames": done, "slides": slides, "failed": [*failed, *failed_slides]}
+        print_json({**told, "backend": segment.backend, "gate": segment.gate is not None})
     else:
-        print(f"{len(done)} masks in {arguments.output}" + (f", {len(failed)} frames failed" if failed else ""))
-    return 1 if failed else 0
+        counted = [(done, "masks")] if done or not slides else []
+        counted += [(slides, "slides")] if slides else []
+        found = ", ".join(f"{len(some)} {what}" for some, what in counted)
+        print(f"{found} in {arguments.output}{_failures(failed, failed_slides)}")
+    if failed or failed_slides:
+        return 1
+    return 0 if all(slide["certificate"]["passed"] for slide in slides) else EXIT_UNCERTIFIED
+
+
+def _segment_frames(
+    segment: Segmenter, files: Sequence[FrameFile], arguments: argparse.Namespace
+) -> tuple[list[dict[str, object]], list[dict[str, str]]]:
+    """Segment each frame; what was done, and what failed and why."""
+    from breastseg_deploy.errors import BackendError, FrameError
+    from breastseg_deploy.progress import followed
+
+    done: list[dict[str, object]] = []
+    failed: list[dict[str, str]] = []
+    for file in followed(files, "segment", "frames"):
+        try:
+            done.append(_segment_file(segment, file, arguments))
+        except FrameError as err:
+            failed.append({"frame": str(file.path), "error": str(err)})
+        except BackendError as err:
+            failed.append({"frame": str(file.path), "error": f"{file.path}: {err}"})
+    return done, failed
+
+
+def _failures(frames: Sequence[object], slides: Sequence[object]) -> str:
+    counted = [(frames, "frames"), (slides, "slides")]
+    return "".join(f", {len(some)} {what} failed" for some, what in counted if some)
 
 
 def _refuse_overwriting(files: Sequence[FrameFile], arguments: argparse.Namespace) -> None:

@@ -137,6 +137,19 @@ def test_a_command_without_its_libraries_ends_with_4_and_the_command_that_brings
     assert not Path(places["OUT"]).exists()
 
 
+@pytest.mark.parametrize(
+    ("head", "extra"), [(b"II*\0", "slides"), (b"ZISRAWFILE", "czi"), (128 * b"\0" + b"DICM", "slides")]
+)
+def test_a_slide_without_its_readers_library_ends_with_4_and_the_extra_that_brings_it(
+    bare: Path, tmp_path: Path, head: bytes, extra: str
+) -> None:
+    (tmp_path / "slide").write_bytes(head)
+    done = call(bare, "breastseg", "inspect", str(tmp_path / "slide"))
+    assert done.returncode == 4, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"is needed here and not installed: pip install '{DISTRIBUTION}[{extra}]'")
+
+
 def test_breastseg_export_without_its_libraries_ends_with_4_and_its_json_object(
     bare: Path, places: dict[str, str]
 ) -> None:
