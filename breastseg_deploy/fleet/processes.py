@@ -19,7 +19,7 @@ from breastseg_deploy.fleet.worker import work_through
 from breastseg_deploy.progress import Progress
 
 _DEATHS_IN_VAIN = DEATHS + 1
-"""Workers in a row that die before anything more is settled, for each worker: more than setting one input aside takes."""
+"""Workers in a row that die in vain, for each worker: more than setting one input aside takes."""
 _LOOK_S = 0.5
 _SPAWN = multiprocessing.get_context("spawn")  # engines do not survive a fork
 
