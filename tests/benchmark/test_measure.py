@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +97,23 @@ def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle:
     assert broken.not_run is not None
     assert "no weights" in broken.not_run
     assert for_gpu.not_run == "no GPU"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_masks_of_the_reference_and_of_each_implementation_are_counted_by_frames(demo_bundle: Path) -> None:
+    runtime = backend_implementations(Bundle.open(demo_bundle), ["onnxruntime"])[0]
+    reference = replace(runtime, name="slow reference")
+    nothing = GrowthPlan(batches=(), frames=0)
+    plan = Plan(demo_bundle, "a test", most_frames=1, rounds=1, backends=("onnxruntime",), growth=nothing)
+    with redirect_stderr(Terminal()) as terminal:
+        measure(replace(plan, reference=reference))
+    count = len(Bundle.open(demo_bundle).manifest.goldens) + 1
+    for step in ("masks of the slow reference", "onnxruntime alone"):
+        assert re.search(rf"{step}: 100%\|[^|]*\| {count}/{count} ", terminal.getvalue()), step
 
 
 def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
