@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import signal
 import threading
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def require(module: str, extra: str) -> ModuleType:
         if err.name != module.partition(".")[0]:
             raise
         raise _missing(module, extra) from err
+
+
+def require_installed(module: str, extra: str) -> None:
+    """Say which extra brings a library that is not installed, without importing one that is.
+
+    Raises:
+        MachineError: the library is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra)
 
 
 @contextmanager

@@ -193,7 +193,7 @@ def test_a_report_without_a_folder_is_refused_before_anything_is_measured(
 ) -> None:
     code = main(["benchmark", "no bundle", "--report", str(tmp_path / "none" / "out.html")])
     assert code == 1
-    assert "there is no folder for the report" in capsys.readouterr().err
+    assert "out.html: no such file or directory; make its folder or choose another place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("library", ["psutil", "pynvml", "jinja2", "matplotlib"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from breastseg_deploy import MachineError
-from breastseg_deploy.extras import require
+from breastseg_deploy.extras import require, require_installed
 
 
 def test_installed_library_is_imported() -> None:
@@ -32,6 +32,16 @@ def test_broken_library_keeps_its_own_error(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises((ImportError, ZeroDivisionError), match=r"a_missing_dependency|libcuda|division"):
         require(name, "cpu")
+
+
+def test_whether_a_library_is_installed_is_told_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_engine.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    require_installed("broken_engine", "cpu")
+    with pytest.raises(MachineError, match=r"no_such_engine is needed .* pip install 'breastseg-deploy\[cpu\]'"):
+        require_installed("no_such_engine", "cpu")
 
 
 INTERRUPTED_WHILE_IT_LOADS = """
