@@ -14,6 +14,7 @@ from breastseg_export import evaluate
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import Checkpoint, save_checkpoint
 from breastseg_train.network.model import SegmentationModel
+from breastseg_train.run import compare_command as compare_runs_command
 from breastseg_train.run.command import train_command
 from breastseg_train.run.configuration import Configuration
 
