@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from breastseg_deploy.errors import MachineError as MachineError
     from breastseg_deploy.errors import OutputError as OutputError
     from breastseg_deploy.errors import ParityError as ParityError
+    from breastseg_deploy.errors import SlideError as SlideError
     from breastseg_deploy.errors import TrainingError as TrainingError
     from breastseg_deploy.machine import Machine as Machine
     from breastseg_deploy.result import Segmentation as Segmentation
@@ -42,6 +43,7 @@ _HOMES = {
     "ParityError": "errors",
     "Segmentation": "result",
     "Segmenter": "segmenter",
+    "SlideError": "errors",
     "TrainingError": "errors",
     "__version__": "version",
 }
@@ -61,6 +63,7 @@ __all__ = [
     "ParityError",
     "Segmentation",
     "Segmenter",
+    "SlideError",
     "TrainingError",
     "__version__",
 ]
