@@ -14,8 +14,8 @@ from breastseg_deploy.errors import OutputError
 from breastseg_deploy.storage import (
     check_output_file,
     check_output_folder,
-    file_written_whole,
     check_place,
+    file_written_whole,
     folder_written_whole,
     make_folder,
     write_whole,
