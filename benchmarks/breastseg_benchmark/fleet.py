@@ -112,7 +112,7 @@ def _children(pid: int) -> list[int]:
 
 def _contents(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for path in sorted(folder.glob("*/*")):
+    for path in sorted(folder.glob("[!.]*/*")):
         content: Any = path.read_bytes()
         if path.name == "result.json":
             content = {key: value for key, value in json.loads(content).items() if key not in _OF_THE_RUN}
