@@ -22,7 +22,7 @@ from breastseg_deploy.tiling import Box, Plan, Tile
 _TILES, _LABELS = "tiles", "labels"
 _LEVEL = 1
 """Of zlib: the files live as long as the run does."""
-_CACHED = 48
+_CACHED_BYTES = 2**26
 """Decoded blocks that are held: a row of tiles is read more than once while it is written out."""
 
 Place = tuple[int, int]
@@ -45,6 +45,7 @@ class TileStore:
         make_folder(self._tiles)
         make_folder(self._labels)
         self._cache: OrderedDict[tuple[str, Place], NDArray[np.uint8] | NDArray[np.uint32]] = OrderedDict()
+        self._held = 0
         self._turn = threading.Lock()
 
     @property
@@ -119,9 +120,10 @@ class TileStore:
                 return self._cache[key]
         block = read()  # outside the lock: several threads may decode
         with self._turn:
+            self._held += 0 if key in self._cache else block.nbytes
             self._cache[key] = block
-            while len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
+            while self._held > _CACHED_BYTES:
+                self._held -= self._cache.popitem(last=False)[1].nbytes
         return block
 
     def _read_tile(self, tile: Tile) -> NDArray[np.uint8]:
