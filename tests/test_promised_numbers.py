@@ -13,9 +13,11 @@ import pytest
 from breastseg_deploy import contract, gate, metrics, selftest, verify
 from breastseg_deploy.backends import fastest
 from breastseg_deploy.preprocess import gabor
+from breastseg_deploy.slide import certificate, foreground, run
 from breastseg_export import parity, runners, samples
 from breastseg_export.formats import gate as gate_format
 from breastseg_export.formats import int8
+from breastseg_export.formats import slide as slide_format
 from breastseg_export.precision import islands, ranges, sums
 from breastseg_train.data import augment, mask_statistics
 from breastseg_train.evaluate import error_analysis, evaluation, frame_figures, prediction
@@ -103,6 +105,17 @@ PROMISES = [
     ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),
 ]  # fmt: skip
 
+SLIDES = [
+    ("share of the tiles and least number that the certificate computes", (certificate.SHARE, certificate.LEAST_TILES), (0.02, 16)),
+    ("grey levels that an empty tile varies by", foreground.LARGEST_RANGE, 3),
+    ("pixels of the picture: of the slide in one, least on its longest side", (foreground.LARGEST_FACTOR, foreground.LEAST_PX), (32, 1024)),
+    ("pixel sizes that count as the same", run.SAME_PIXEL_SIZE, 0.01),
+    ("widest window, and what the halo reaches beyond half of it", (slide_format.LARGEST_WINDOW_PX, slide_format.LARGEST_REACH_PX), (512, 128)),
+    ("tile and halo for frames of 512 px", (slide_format.windows_for(512, None).grid.tile_px, slide_format.windows_for(512, None).grid.halo_px), (1536, 384)),
+    ("change of Dice by local pools", slide_format.LIMITS.dice_change, 0.002),
+    ("limits of flipped pixels, and how often what the export found", (slide_format.LEAST_LIMIT_PPM, slide_format.LARGEST_LIMIT_PPM, slide_format.SLACK), (100.0, 3000.0, 3)),
+]  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("found", "promised"),
@@ -113,6 +126,7 @@ PROMISES = [
             ("paper, section III", PAPER_SECTION_III),
             ("docs/decisions", DECISIONS),
             ("docs", PROMISES),
+            ("docs/slides.md", SLIDES),
         )
         for what, found, promised in rows
     ],
