@@ -135,8 +135,7 @@ def results(
     )
     with aloud():
         found = measure(plan, say)
-        with Progress("edge channel"):
-            found = found.model_copy(update={"extra": edge_channel_figures(plan.rounds)})
+        found = found.model_copy(update={"extra": edge_channel_figures(plan.rounds)})
     found = found.model_copy(update={"verdicts": judge(found, read_budgets(BUDGETS))})
     place: Path = option("--benchmark-results")
     make_folder(place.parent)

@@ -15,6 +15,7 @@ from breastseg_deploy.contract import rgb_frame
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.preprocess.fft import edge_channel
 from breastseg_deploy.preprocess.gabor import GaborParameters
+from breastseg_deploy.progress import Progress
 from peers.opencv_front import filter2d_edge
 
 SIZE_PX = (512, 512)
@@ -31,7 +32,8 @@ def edge_channel_figures(rounds: int) -> dict[str, dict[str, float]]:
         "filter2d": partial(_time, lambda: filter2d_edge(frame, parameters)),
         "fft": partial(_time, lambda: edge_channel(frame, parameters, threads)),
     }
-    calls, _ = in_turn(callers, rounds + _WARM_UP, 1)
+    with Progress("edge channel", rounds + _WARM_UP, "rounds") as progress:
+        calls, _ = in_turn(callers, rounds + _WARM_UP, 1, progress.update)
     ratio = Ratio.of(*(seconds_of(calls[name])[_WARM_UP:] for name in ("filter2d", "fft")))
     return {"edge channel": {"times_as_fast_as_filter2d": ratio.median}}
 

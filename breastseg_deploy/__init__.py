@@ -4,12 +4,9 @@
     with Segmenter.open("bundle") as segment:
         mask = segment(frame).mask
 
-Names are loaded when they are first used, so that importing the package, and `breastseg --help`, stay quick.
+Names are loaded when they are first used, so that importing the package, and `breastseg --help`, stay quick. Nothing at
+all is imported here: Ctrl-C cannot be heeded before this file has run (`cli.start`).
 """
-
-from __future__ import annotations
-
-from breastseg_deploy.version import __version__ as __version__
 
 TYPE_CHECKING = False  # the constant of `typing`, whose import would take longer than this one
 if TYPE_CHECKING:
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from breastseg_deploy.machine import Machine as Machine
     from breastseg_deploy.result import Segmentation as Segmentation
     from breastseg_deploy.segmenter import Segmenter as Segmenter
+    from breastseg_deploy.version import __version__ as __version__
 
 _HOMES = {
     "ArgumentError": "errors",
@@ -50,6 +48,7 @@ _HOMES = {
     "Slide": "io.open_slide",
     "SlideError": "errors",
     "TrainingError": "errors",
+    "__version__": "version",
     "open_slide": "io.open_slide",
 }
 

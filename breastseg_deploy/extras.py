@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -21,14 +24,46 @@ def require(module: str, extra: str) -> ModuleType:
         extra: the extra of this distribution that installs it, e.g. "cpu".
 
     Raises:
+        KeyboardInterrupt: Ctrl-C came during the import, which first went to its end.
         MachineError: the library is not installed. A library that is installed but broken keeps its own error.
     """
     try:
-        return importlib.import_module(module)
+        with _ctrl_c_waits():
+            return importlib.import_module(module)
     except ModuleNotFoundError as err:
         if err.name != module.partition(".")[0]:
             raise
         raise _missing(module, extra) from err
+
+
+def require_installed(module: str, extra: str) -> None:
+    """Say which extra brings a library that is not installed, without importing one that is.
+
+    Raises:
+        MachineError: the library is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra)
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C is raised at the end of the block: inside, a library that is loading makes an error of its own of it.
+
+    Only where it would be raised at all: a handler of the host program stays as it is, and so do threads.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -89,11 +89,22 @@ def check_output_file(path: Path) -> None:
     if path.exists() or path.is_symlink():
         raise OutputError(f"{path} exists and may be in use; choose another --output")
     make_folder(path.parent)
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse, before long work, a place that takes no file; a file that stands there may be replaced.
+
+    Raises:
+        OutputError: a folder stands there, or its own folder is missing or cannot be written to.
+    """
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; name a file in it")
     try:
         with TemporaryFile(dir=path.parent):
             pass
     except OSError as err:
-        raise OutputError(f"cannot write to {path.parent}: {_reason(err)}; choose another --output") from err
+        raise OutputError(f"cannot write {path}: {_reason(err)}; make its folder or choose another place") from err
 
 
 def check_replaceable(path: Path, mark: str) -> None:

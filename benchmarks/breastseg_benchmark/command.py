@@ -47,18 +47,17 @@ def _run(arguments: argparse.Namespace) -> int:
     """Measure, print tables, write the report; the exit code is 1 where a budget is missed, 4 where nothing runs.
 
     Raises:
-        OutputError: there is no folder for the report.
+        OutputError: the report cannot be written.
     """
     from breastseg_benchmark.budgets import judge, read_budgets
     from breastseg_benchmark.growth import GrowthPlan
     from breastseg_benchmark.measure import Plan, measure
     from breastseg_benchmark.report import report_html
     from breastseg_benchmark.tables import implementations_text, verdict_text, verdicts_text
-    from breastseg_deploy.errors import OutputError
-    from breastseg_deploy.storage import write_whole
+    from breastseg_deploy.storage import check_place, write_whole
 
-    if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
-        raise OutputError(f"there is no folder for the report {arguments.report}; make it, or choose another --report")
+    if arguments.report is not None:
+        check_place(arguments.report)
     budgets = read_budgets(arguments.budgets) if arguments.budgets is not None else ()
     plan = Plan(
         bundle=arguments.bundle,

@@ -192,9 +192,9 @@ class _Run:
             return known
         self._say(f"masks of the {reference.name}")
         try:
-            with Progress(f"masks of the {reference.name}"), self._process(reference) as process:
+            with self._following(f"masks of the {reference.name}") as progress, self._process(reference) as process:
                 process.open()
-                return list(process.masks(self._scratch))
+                return list(process.masks(self._count, self._scratch, progress.update))
         except NotRunError as err:
             self._say(f"the {reference.name} cannot run ({err}); Dice is against the bundle's goldens")
             return known
@@ -210,10 +210,10 @@ class _Run:
         if one.not_run is not None:
             raise NotRunError(one.not_run)
         self._say(f"{one.name} alone")
-        with Progress(f"{one.name} alone"), self._process(one) as process:
+        with self._following(f"{one.name} alone") as progress, self._process(one) as process:
             open_s, facts = process.open()
             first = process.time(0)
-            masks = process.masks(self._scratch)
+            masks = process.masks(self._count, self._scratch, progress.update)
             for batch in self._plan.growth.batches if one.on_gpu and one.kind == "backend" else ():
                 process.time(0, batch)
             return _Alone(open_s, facts, first.seconds, masks, process.memory())
@@ -234,6 +234,9 @@ class _Run:
             self._say(f"{rounds} rounds of {', '.join(callers) or 'nothing'}")
             calls, failed_in_turn = in_turn(callers, rounds, self._count, progress.update)
         return calls, failed | failed_in_turn
+
+    def _following(self, what: str) -> Progress:
+        return Progress(what, self._count, "frames")
 
     def _process(self, implementation: Implementation) -> Process:
         return Process(implementation, self._file, self._plan.timeout_s)

@@ -88,13 +88,24 @@ class Process:
         """One call on a frame; on a GPU, unmeasured calls bring the clocks up first."""
         return self.time(start, unmeasured_s=CLOCKS_S if self._on_gpu else 0.0)
 
-    def masks(self, scratch: Path) -> NDArray[np.uint8]:
-        """Its masks of all frames, (F, H, W) uint8; `scratch` is a folder to pass them through."""
-        place = scratch / "masks.npy"
-        self._ask("masks", into=str(place))
-        masks: NDArray[np.uint8] = np.load(place)
+    def masks(self, count: int, scratch: Path, on_frame: Callable[[], object] = lambda: None) -> NDArray[np.uint8]:
+        """Its masks of the first frames, one by one.
+
+        Args:
+            count: of frames.
+            scratch: a folder to pass masks through.
+            on_frame: called after each frame, for a progress bar.
+
+        Returns:
+            (count, H, W) uint8.
+        """
+        place, masks = scratch / "mask.npy", []
+        for number in range(count):
+            self._ask("mask", number=number, into=str(place))
+            masks.append(np.load(place))
+            on_frame()
         place.unlink()
-        return masks
+        return np.stack(masks)
 
     def repeat(self, times: int) -> int:
         """So many calls of one frame each; resident bytes afterwards."""

@@ -78,7 +78,7 @@ def serve(load: Callable[[], Loaded], frames: Path) -> int:
         open: {"seconds", "facts"}.
         time {"start", "count", "unmeasured_s"}: one call on `count` frames from number `start` on, beginning anew after
             the last, after unmeasured calls on them for so many seconds: {"seconds", "stages"}.
-        masks {"into"}: every frame by itself; writes (F, H, W) uint8 to that .npy file.
+        mask {"number", "into"}: one frame by itself; writes (H, W) uint8 to that .npy file.
         repeat {"times"}: so many calls of one frame each.
         allocators: bytes that the libraries' own allocators hold of the GPU, by library.
     """
@@ -116,9 +116,8 @@ class _Server:
             self._unmeasured(start, count, float(request["unmeasured_s"]))
             segmented, seconds = self._call(start, count)
             return {"seconds": seconds, "stages": dict(segmented.stages_s)}
-        if what == "masks":
-            masks = [self._call(number, 1)[0].masks[0] for number in range(len(self._frames))]
-            np.save(request["into"], np.stack(masks))
+        if what == "mask":
+            np.save(request["into"], self._call(int(request["number"]), 1)[0].masks[0])
             return {}
         if what == "repeat":
             for _ in range(int(request["times"])):

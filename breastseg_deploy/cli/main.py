@@ -1,7 +1,5 @@
 """`breastseg COMMAND ...`: finds the commands of the installed packages and runs one of them."""
 
-from __future__ import annotations
-
 import sys
 
 from breastseg_deploy.cli.start import started
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "breastseg.commands"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: "Sequence[str] | None" = None) -> int:
     """Entry point of `breastseg`; returns the exit code (0 done, 1 bad input, 2 usage, 3 parity, 4 machine)."""
     return started(_run, arguments)
 

@@ -5,10 +5,11 @@ errors of their own, or drop it. So while a program is loading, when it has open
 process at once; from its work on it is an exception, which lets everything be put in order.
 """
 
-from __future__ import annotations
-
 import os
 import sys
+
+# Part of the interpreter, where `signal` loads `enum` before it: milliseconds in which Ctrl-C is a traceback.
+from _signal import SIG_IGN, SIGINT, default_int_handler, getsignal, signal  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False  # the constant of `typing`, whose import takes longer than all that happens here
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted; nothing is half-written"
 
 
-def started(program: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
+def started(program: "Callable[[list[str]], int]", arguments: "Sequence[str] | None") -> int:
     """Run a program; whenever Ctrl-C comes, it is one line and exit code 130.
 
     Args:
@@ -31,8 +32,8 @@ def started(program: Callable[[list[str]], int], arguments: Sequence[str] | None
     try:
         try:
             if arguments is None:
+                _end_at_once_on_ctrl_c(words)  # first of all: before it, Ctrl-C is a traceback
                 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # its complaints would stand beside ours
-                _end_at_once_on_ctrl_c(words)
             return program(words)
         finally:
             if arguments is None:
@@ -46,16 +47,14 @@ def started(program: Callable[[list[str]], int], arguments: Sequence[str] | None
 
 def loaded() -> None:
     """The program begins its work: from here on Ctrl-C is a KeyboardInterrupt."""
-    import signal
-
-    if isinstance(signal.getsignal(signal.SIGINT), _EndsAtOnce):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(getsignal(SIGINT), _EndsAtOnce):
+        signal(SIGINT, default_int_handler)
 
 
 class _EndsAtOnce:
     """The handler of Ctrl-C while a program is loading: the same words as after it, and the end of the process."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: "Sequence[str]") -> None:
         self._words = words
 
     def __call__(self, *_: object) -> None:
@@ -68,26 +67,22 @@ class _EndsAtOnce:
             os._exit(EXIT_INTERRUPTED)
 
 
-def asks_for_json(words: Sequence[str]) -> bool:
+def asks_for_json(words: "Sequence[str]") -> bool:
     """Whether `--json`, or what argparse takes for it, stands among the words of a command line."""
     return any(len(word) > len("--") and "--json".startswith(word) for word in words)
 
 
-def _end_at_once_on_ctrl_c(words: Sequence[str]) -> None:
-    import signal
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # shells let background jobs ignore it
-        signal.signal(signal.SIGINT, _EndsAtOnce(words))
+def _end_at_once_on_ctrl_c(words: "Sequence[str]") -> None:
+    if getsignal(SIGINT) is default_int_handler:  # shells let background jobs ignore it
+        signal(SIGINT, _EndsAtOnce(words))
 
 
 def _ignore_ctrl_c() -> None:
     """What is done is done, and its exit code stands: an interrupt of the interpreter's end would be a traceback."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal(SIGINT, SIG_IGN)
 
 
-def _interrupted(words: Sequence[str], err: KeyboardInterrupt) -> int:
+def _interrupted(words: "Sequence[str]", err: KeyboardInterrupt) -> int:
     from breastseg_deploy.cli.command import fail
 
     return fail(err, INTERRUPTED, EXIT_INTERRUPTED, as_json=asks_for_json(words))

@@ -23,6 +23,8 @@ class Flavour:
         extra: the extra of this distribution that installs it.
         title: for messages.
         builds_for_other_gpus: whether it builds engines for a GPU that is not in this machine.
+        compiles_kernels: whether it compiles kernels as it serves: they are worth keeping, and it alone knows when a
+            CUDA graph can be captured.
     """
 
     name: FlavourName
@@ -30,11 +32,21 @@ class Flavour:
     extra: str
     title: str
     builds_for_other_gpus: bool
+    compiles_kernels: bool
 
 
 FLAVOURS: Mapping[FlavourName, Flavour] = {
-    "tensorrt": Flavour("tensorrt", "tensorrt", "tensorrt", "TensorRT", builds_for_other_gpus=False),
-    "tensorrt-rtx": Flavour("tensorrt-rtx", "tensorrt_rtx", "tensorrt-rtx", "TensorRT-RTX", builds_for_other_gpus=True),
+    "tensorrt": Flavour(
+        "tensorrt", "tensorrt", "tensorrt", "TensorRT", builds_for_other_gpus=False, compiles_kernels=False
+    ),
+    "tensorrt-rtx": Flavour(
+        "tensorrt-rtx",
+        "tensorrt_rtx",
+        "tensorrt-rtx",
+        "TensorRT-RTX",
+        builds_for_other_gpus=True,
+        compiles_kernels=True,
+    ),
 }
 """By name, the preferred one first."""
 

@@ -59,7 +59,7 @@ class TensorRtNetwork:
     ) -> None:
         trt = load(flavour)
         self.name = f"{flavour.title} {version(trt)}"
-        self.capturable = flavour.name == "tensorrt"  # TensorRT-RTX captures by itself, see `_runtime_config`
+        self.capturable = not flavour.compiles_kernels  # TensorRT-RTX captures by itself, see `_runtime_config`
         self._size_px = size_px
         self._stream = stream
         self._runtime = trt.Runtime(log.logger(trt))  # lives as long as its engine
@@ -72,7 +72,7 @@ class TensorRtNetwork:
         self._engine: ICudaEngine = engine
         self._tensor, self._logits = _tensor_names(self.name, trt, engine)
         self._config = _runtime_config(flavour, trt, engine)
-        self._kept = _kept_kernels(self._config, kernels) if flavour.name == "tensorrt-rtx" and kernels else None
+        self._kept = _kept_kernels(self._config, kernels) if flavour.compiles_kernels and kernels else None
         self._scratch = _scratch(self.name, engine)
 
     @log.heard()
@@ -206,7 +206,7 @@ def _runtime_config(flavour: Flavour, trt: TensorRT, engine: ICudaEngine) -> IRu
     """
     config = engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-    if flavour.name == "tensorrt-rtx":
+    if flavour.compiles_kernels:
         rtx, rtx_config = cast(TensorRTRtx, trt), cast(IRuntimeConfigRtx, config)
         rtx_config.dynamic_shapes_kernel_specialization_strategy = rtx.DynamicShapesKernelSpecializationStrategy.EAGER
         rtx_config.cuda_graph_strategy = rtx.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE

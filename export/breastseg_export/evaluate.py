@@ -14,7 +14,7 @@ from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, 
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.errors import ArgumentError, DataError
 from breastseg_deploy.progress import Progress
-from breastseg_deploy.storage import write_whole
+from breastseg_deploy.storage import check_place, write_whole
 
 if TYPE_CHECKING:
     from breastseg_train.data.dataset import Sample
@@ -44,6 +44,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.gate and arguments.tta:
         raise ArgumentError("--gate was calibrated on frames seen once, so --tta cannot go with it; omit one")
+    for place in filter(None, (arguments.panel, arguments.report)):
+        check_place(place)  # before the work, of which nothing else would be left
     samples = read_data_set(arguments.data, arguments.splits).samples(arguments.splits)
     skips: list[bool] = []
     with _opened(arguments, samples, skips) as (described, predict, threshold, split):

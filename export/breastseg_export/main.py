@@ -1,7 +1,5 @@
 """`breastseg-export`, the same as `breastseg export`."""
 
-from __future__ import annotations
-
 import sys
 
 from breastseg_deploy.cli.start import started
@@ -11,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: "Sequence[str] | None" = None) -> int:
     """Entry point of `breastseg-export`; returns the exit code."""
     return started(_run, arguments)
 

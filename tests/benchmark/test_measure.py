@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,23 @@ def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle:
     assert for_gpu.not_run == "no GPU"
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_masks_of_the_reference_and_of_each_implementation_are_counted_by_frames(demo_bundle: Path) -> None:
+    runtime = backend_implementations(Bundle.open(demo_bundle), ["onnxruntime"])[0]
+    reference = replace(runtime, name="slow reference")
+    nothing = GrowthPlan(batches=(), frames=0)
+    plan = Plan(demo_bundle, "a test", most_frames=1, rounds=1, backends=("onnxruntime",), growth=nothing)
+    with redirect_stderr(Terminal()) as terminal:
+        measure(replace(plan, reference=reference))
+    count = len(Bundle.open(demo_bundle).manifest.goldens) + 1
+    for step in ("masks of the slow reference", "onnxruntime alone"):
+        assert re.search(rf"{step}: 100%\|[^|]*\| {count}/{count} ", terminal.getvalue()), step
+
+
 def test_backends_that_cannot_run_say_why(demo_bundle: Path) -> None:
     machine = Machine(gpu=NoGpu("no NVIDIA driver", expected=False))
     by_name = {one.name: one for one in backend_implementations(Bundle.open(demo_bundle), machine=machine)}
@@ -173,7 +193,7 @@ def test_a_report_without_a_folder_is_refused_before_anything_is_measured(
 ) -> None:
     code = main(["benchmark", "no bundle", "--report", str(tmp_path / "none" / "out.html")])
     assert code == 1
-    assert "there is no folder for the report" in capsys.readouterr().err
+    assert "out.html: no such file or directory; make its folder or choose another place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("library", ["psutil", "pynvml", "jinja2", "matplotlib"])

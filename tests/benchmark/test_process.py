@@ -63,7 +63,7 @@ def test_an_implementation_answers_from_its_own_process(frames: Path, tmp_path: 
     with Process(implementation("works"), frames) as process:
         seconds, facts = process.open()
         timed = process.time(0)
-        masks = process.masks(tmp_path)
+        masks = process.masks(3, tmp_path)
         memory = process.memory()
     assert seconds >= 0
     assert facts == {"detail": "bright pixels"}
@@ -73,6 +73,15 @@ def test_an_implementation_answers_from_its_own_process(frames: Path, tmp_path: 
     if sys.platform == "linux":
         assert memory.resident_peak_bytes is not None
         assert memory.resident_peak_bytes > 10_000_000
+
+
+def test_masks_are_told_one_by_one_as_they_come(frames: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    with Process(implementation("works"), frames) as process:
+        process.open()
+        process.masks(3, tmp_path, lambda: told.append("a frame"))
+    assert told == ["a frame"] * 3
+    assert not list(tmp_path.glob("mask*"))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from types import ModuleType
 from typing import Any
 
@@ -46,3 +47,15 @@ def network() -> HostNetwork:
 @pytest.fixture
 def float16(float16_session: Any) -> Float16Network:
     return Float16Network(float16_session)
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cache of the test's own: every engine runs the goldens again."""
+    monkeypatch.setenv("BREASTSEG_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def gated_copy(gated_bundle: Path, tmp_path: Path) -> Path:
+    copytree(gated_bundle, tmp_path / "gated")
+    return tmp_path / "gated"

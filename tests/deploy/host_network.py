@@ -11,10 +11,13 @@ import onnxruntime
 from cuda_cpu import fake_cupy
 from numpy.typing import NDArray
 
-from breastseg_deploy.bundle import Bundle
+from breastseg_deploy import Segmenter
+from breastseg_deploy.backends.registry import BACKENDS
+from breastseg_deploy.backends.select import Choice
+from breastseg_deploy.bundle import FP16, Bundle
 from breastseg_deploy.gpu.graph import BoundNetwork
 from breastseg_deploy.gpu.onnxruntime_cuda import OnnxRuntimeNetwork
-from breastseg_deploy.gpu.pipeline import MAX_BATCH
+from breastseg_deploy.gpu.pipeline import MAX_BATCH, GpuPipeline
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.selftest import GoldenResult, Goldens
@@ -41,6 +44,26 @@ class Recorded:
             return False
         self.recorded[batch] = goldens()
         return True
+
+
+def opposite(logits: NDArray[np.float32]) -> None:
+    np.negative(logits, out=logits)
+
+
+class CudaBuffer:
+    """A camera's buffer: knows `__cuda_array_interface__` and its shape."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._values = values
+        self.shape = values.shape
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self._values.__array_interface__, "version": 3, "stream": None}
+
+
+def segmenter(bundle: Bundle, pipeline: GpuPipeline) -> Segmenter:
+    return Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, FP16))
 
 
 class HostNetwork:

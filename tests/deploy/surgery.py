@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from breastseg_deploy.bundle import MANIFEST, MODEL, Bundle, Golden, file_entry, golden_bytes
+from breastseg_deploy.bundle import GATE, MANIFEST, MODEL, Bundle, Golden, file_entry, golden_bytes
 
 Manifest = dict[str, Any]
 
@@ -68,3 +68,12 @@ def put_constant_model(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.checker.check_model(model)
     put_sealed(bundle, name, model.SerializeToString())
+
+
+def set_gate(bundle: Path, **fields: Any) -> None:
+    edit_manifest(bundle, lambda raw: artefact(raw, GATE)["details"].update(fields))
+
+
+def skip_everything(bundle: Path) -> None:
+    """A threshold that no frame reaches, in a manifest that agrees with itself."""
+    set_gate(bundle, threshold=1e6, golden_skipped=[True] * 3)

@@ -7,6 +7,7 @@ import inspect
 
 import pytest
 
+import breastseg_deploy
 from breastseg_deploy import errors
 from breastseg_deploy.cli.command import Command, run_command
 from breastseg_deploy.errors import BreastsegError, MachineError, ParityError
@@ -17,6 +18,10 @@ TREE = [thing for thing in vars(errors).values() if inspect.isclass(thing)]
 def test_every_error_belongs_to_the_one_tree() -> None:
     assert len(TREE) >= 9
     assert all(issubclass(error, BreastsegError) for error in TREE)
+
+
+def test_the_whole_tree_is_shown_by_the_package() -> None:
+    assert {error.__name__ for error in TREE} <= set(breastseg_deploy.__all__)
 
 
 @pytest.mark.parametrize("error", TREE)

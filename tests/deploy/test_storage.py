@@ -14,6 +14,7 @@ from breastseg_deploy.errors import OutputError
 from breastseg_deploy.storage import (
     check_output_file,
     check_output_folder,
+    check_place,
     file_written_whole,
     folder_written_whole,
     make_folder,
@@ -360,6 +361,21 @@ def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"cannot make the folder .*: not a directory; choose another --output"):
         make_folder(tmp_path / "file" / "a")
+
+
+def test_a_place_that_takes_no_file_is_refused_and_one_that_does_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    check_place(tmp_path / "file")
+    check_place(tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+    for place, why in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "a" / "b", "no such file"),
+        (tmp_path / "file" / "b", "not a d"),
+    ):
+        with pytest.raises(OutputError, match=why):
+            check_place(place)
 
 
 def test_an_output_file_is_checked_before_long_work(tmp_path: Path) -> None:

@@ -70,6 +70,16 @@ def test_the_report_is_one_page_with_otsu_beside_the_model(
     assert "expected calibration error: 0." in printed
 
 
+@pytest.mark.parametrize("flag", ["--panel", "--report"])
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert run("demo", "--data", tmp_path / "no-data", flag, tmp_path / "missing" / "file") == 1
+    assert "missing/file: no such file or directory; make its folder or choose" in capsys.readouterr().err
+    assert run("demo", "--data", tmp_path / "no-data", flag, tmp_path) == 1
+    assert f"cannot write {tmp_path}: it is a folder" in capsys.readouterr().err
+
+
 def test_a_bundle_is_measured_by_the_backend_that_was_asked_for(
     phantoms: Path, demo_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

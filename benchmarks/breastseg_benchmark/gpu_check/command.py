@@ -27,6 +27,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ArgumentError: no bundle is named.
+        MachineError: CuPy is not installed: no step on a GPU could begin.
         OutputError: the folder cannot be made, or a file not written.
     """
     import os
@@ -36,11 +37,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_benchmark.gpu_check.runner import run_steps
     from breastseg_benchmark.gpu_check.step import STEPS, Settings
     from breastseg_deploy.errors import ArgumentError
+    from breastseg_deploy.extras import require_installed
     from breastseg_deploy.storage import make_folder, write_whole
 
     bundle = arguments.bundle or os.environ.get(BUNDLE_VARIABLE)
     if not bundle:
         raise ArgumentError(f"name a bundle, or set {BUNDLE_VARIABLE}: breastseg-export demo --output DIR makes one")
+    require_installed("cupy", "gpu")
     make_folder(arguments.output)
     settings = Settings(str(Path(bundle).absolute()), str(arguments.output.absolute()))
     steps = [step for step in STEPS if not arguments.step or step.name in arguments.step]

@@ -68,7 +68,7 @@ def _times(size_px: tuple[int, int], rounds: int) -> tuple[float, float]:
     mask, probability = cupy.empty((1, *size_px), np.uint8), cupy.empty((1, *size_px), np.float32)
     flag, kernels = cupy.zeros((1,), np.int32), Kernels(size_px, GaborParameters())
     marks = [cupy.cuda.Event() for _ in range(3)]
-    taken: list[tuple[float, float]] = []
+    times_ms: list[tuple[float, float]] = []
     for _ in range(rounds + 10):
         marks[0].record()
         kernels.network_input(frames, out=tensor, over_range=flag)
@@ -76,8 +76,8 @@ def _times(size_px: tuple[int, int], rounds: int) -> tuple[float, float]:
         kernels.mask_of_logits(logits, 0.5, mask=mask, probability=probability, not_finite=flag)
         marks[2].record()
         marks[2].synchronize()
-        taken.append(tuple(cupy.cuda.get_elapsed_time(*marks[at : at + 2]) for at in (0, 1)))
-    edge, masks = zip(*taken[10:], strict=True)
+        times_ms.append(tuple(cupy.cuda.get_elapsed_time(*marks[at : at + 2]) for at in (0, 1)))
+    edge, masks = zip(*times_ms[10:], strict=True)
     return median(edge), median(masks)
 
 

@@ -120,14 +120,14 @@ def timed(
         run = launcher("the B7", bind(tensor.data.ptr, logits.data.ptr, batch), stream, capture=capture)
         kept.append((tensor, logits, run))
         before, after = cupy.cuda.Event(), cupy.cuda.Event()
-        taken = []
+        times_ms = []
         for _ in range(_RUNS + 10):
             before.record(stream)
             run()
             after.record(stream)
             stream.synchronize()
-            taken.append(float(cupy.cuda.get_elapsed_time(before, after)))
-        figures[f"{batch} frames, ms"] = median(taken[10:])
+            times_ms.append(float(cupy.cuda.get_elapsed_time(before, after)))
+        figures[f"{batch} frames, ms"] = median(times_ms[10:])
         figures[f"GB held after {batch}"] = (free - cupy.cuda.Device().mem_info[0]) / 1e9
     return figures
 

@@ -165,5 +165,5 @@ def _frame(segment: Segmenter) -> NDArray[np.uint8]:
 
 def _stages(segment: Segmenter, frames: list[NDArray[np.uint8]], calls: int) -> Mapping[str, float]:
     """Medians of a call's stages in milliseconds, after calls that are not counted."""
-    taken = [segment.batch(frames, probability=False)[0].timings for _ in range(calls + 5)][5:]
-    return {stage: 1000 * median(one[stage] for one in taken) for stage in taken[0]}
+    timings = [segment.batch(frames, probability=False)[0].timings for _ in range(calls + 5)][5:]
+    return {stage: 1000 * median(one[stage] for one in timings) for stage in timings[0]}

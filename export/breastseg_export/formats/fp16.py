@@ -43,9 +43,7 @@ class Fp16:
         work.say(f"{len(necessary)} nodes must be float32; looking for the smallest set of further ones")
         limits = stricter(FP16_LIMITS, work.settings.min_dice)
         search = IslandSearch(work.network, necessary, frames, work.checkpoint.threshold, limits)
-        with Progress("float32 islands: trying sets"):
-            groups = search.smallest()
-        return _attempt(work, watch, necessary, search, groups, _ATTEMPTS - 1)
+        return _attempt(work, watch, necessary, search, search.smallest(), _ATTEMPTS - 1)
 
 
 def _attempt(

@@ -14,6 +14,7 @@ from breastseg_deploy.artefacts import HalfPrecision, IslandTrial
 from breastseg_deploy.manifest import Parity, ParityLimits
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
+from breastseg_deploy.progress import followed
 from breastseg_export.parity import failures, frame_parity, summary
 from breastseg_export.precision.layers import Groups, described_values, groups, multiply_adds
 from breastseg_export.precision.mixed import MixedNetwork
@@ -32,6 +33,9 @@ _NEAR = 0.05
 
 _LAYERS_NAMED = 20
 """Layers of which the manifest says how far they reached."""
+
+_STEP = "trying float32 islands, "
+"""Before what is tried, in what is said of the search's progress."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def watched_frames(
 
 
 class IslandSearch:
-    """Tries sets of groups in float32, beside the islands that must be.
+    """Tries sets of groups in float32, beside the islands that must be, and says how far it is.
 
     Args:
         network: float32, as `graph.export_network` makes it.
@@ -143,15 +147,17 @@ class IslandSearch:
         nothing = Groups()
         if self._meets(nothing):
             return nothing
-        for name in self._candidates():  # the one with the least work first
+        for name in followed(self._candidates(), f"{_STEP}each alone", "groups at most"):
             if self._meets(Groups([name])):
                 return Groups([name])
         found = nothing
-        for name in self._by_benefit():
+        for name in followed(self._by_benefit(), f"{_STEP}the best together", "groups at most"):
             if self.share(found | {name}) <= LARGEST_SHARE:
                 found |= {name}
                 if self._meets(found):
-                    return self._without_idlers(found)
+                    break
+        if self._meets(found):
+            return self._without_idlers(found)
         passing = [groups for groups, (_, within) in self._tried.items() if within]
         if passing:
             return min(passing, key=self.share)
@@ -193,11 +199,16 @@ class IslandSearch:
             trial = self._try(Groups([name]))
             return 1 - trial.mean_dice, trial.largest_probability_error
 
+        # None is left in `smallest`; some are in a `larger` after a set that was found early.
+        untried = [name for name in self._candidates() if Groups([name]) not in self._tried]
+        for name in followed(untried, f"{_STEP}each alone", "groups"):
+            self._try(Groups([name]))
         return sorted(self._candidates(), key=distance)
 
     def _without_idlers(self, groups: Groups) -> Groups:
         """The set without groups that it does without, those with the most work first."""
-        for name in sorted(groups, key=lambda name: (-self.share(Groups([name])), name)):
+        most_work_first = sorted(groups, key=lambda name: (-self.share(Groups([name])), name))
+        for name in followed(most_work_first, f"{_STEP}leaving out one by one", "groups"):
             if self._meets(groups - {name}):
                 groups -= {name}
         return groups
@@ -218,7 +229,9 @@ class IslandSearch:
 
     def _parity(self, groups: Groups) -> Parity:
         figures = []
-        for number, frame in enumerate(self._frames):
+        # The first trial also makes the sessions of all groups; those after it are counted themselves.
+        frames = self._frames if self._tried else followed(self._frames, f"{_STEP}none", "frames")
+        for number, frame in enumerate(frames):
             found = probability(self._mixed.logits(number, groups))
             figures.append(frame_parity(frame.sample, frame.expected, found, self._threshold))
         return summary("trial", self._limits, figures)

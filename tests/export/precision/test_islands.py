@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Collection, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 
 import numpy as np
@@ -255,6 +258,41 @@ def test_the_next_larger_set_has_the_best_of_the_other_groups(scripted: Scripted
     scripted.cost(head=0.0002, stem=0.0001)
     assert scripted.larger(Groups()) == {"head"}
     assert scripted.larger(Groups(["head"])) == {"head", "stem"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def bars(self) -> dict[str, tuple[int, int]]:
+        """What the last bar of each step says: done, total."""
+        found = re.findall(r"trying float32 islands, ([a-z ]+): +\d+%\|[^|]*\| (\d+)/(\d+)", self.getvalue())
+        return {step: (int(done), int(total)) for step, done, total in found}
+
+
+def test_a_search_says_how_far_it_is_in_each_of_its_steps(scripted: Scripted) -> None:
+    scripted.cost(head=0.0020, projection=0.0012)
+    with redirect_stderr(Terminal()) as terminal:
+        assert scripted.smallest() == {"head", "projection"}
+    alone = sum(len(trial.groups) == 1 for trial in scripted.trials)
+    assert terminal.bars() == {
+        "each alone": (alone, alone),
+        "the best together": (1, alone),  # the second group is under way when the set is found
+        "leaving out one by one": (2, 2),
+    }
+
+
+def test_the_first_trial_which_loads_the_network_is_counted_by_frames(overflowing: Overflowing) -> None:
+    with redirect_stderr(Terminal()) as terminal:
+        searching(overflowing).smallest()
+    assert terminal.bars()["none"] == (SEARCH_FRAMES, SEARCH_FRAMES)
+
+
+def test_looking_for_a_larger_set_says_how_far_it_is(scripted: Scripted) -> None:
+    with redirect_stderr(Terminal()) as terminal:
+        scripted.cost(head=0.0002).larger(Groups())
+    (done, total) = terminal.bars()["each alone"]
+    assert done == total > 5
 
 
 def test_the_target_is_half_of_the_allowed_error() -> None:

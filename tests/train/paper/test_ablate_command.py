@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from test_ablation import UNET
 
-from breastseg_deploy.cli.command import run_command
-from breastseg_train.paper.ablate_command import COMMAND, chosen_configurations
+from breastseg_deploy.cli.command import Command, run_command
+from breastseg_train.paper.ablate_command import COMMAND, ablate_command, chosen_configurations
 from breastseg_train.run.configuration import PRESETS, TABLE_II, Configuration
 
 
@@ -21,18 +21,18 @@ def parsed(*arguments: object) -> argparse.Namespace:
     return parser.parse_args([str(argument) for argument in arguments])
 
 
-def run(*arguments: object) -> int:
-    return run_command(COMMAND, parsed(*arguments))
+def run(*arguments: object, command: Command = COMMAND) -> int:
+    return run_command(command, parsed(*arguments))
 
 
 def test_the_table_is_printed_and_one_json_object_on_request(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(PRESETS, "unet", UNET)
     arguments = ("--data", data_root, "--output", tmp_path / "table", "--presets", "unet", "--seed", 3)
-    assert run(*arguments) == 0
+    small = ablate_command({"unet": UNET})
+    assert run(*arguments, command=small) == 0
     assert capsys.readouterr().out == (tmp_path / "table" / "table.md").read_text()
-    assert run(*arguments, "--json") == 0
+    assert run(*arguments, "--json", command=small) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["seed"] == 3
 
 

@@ -14,23 +14,19 @@ from breastseg_export import evaluate
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import Checkpoint, save_checkpoint
 from breastseg_train.network.model import SegmentationModel
-from breastseg_train.run import command
 from breastseg_train.run import compare_command as compare_runs_command
-from breastseg_train.run.configuration import PRESETS, Configuration
+from breastseg_train.run.command import train_command
+from breastseg_train.run.configuration import Configuration
 
 SMALL = ("efficientnet-b0", (16, 16, 16, 16, 16))
+TINY = Configuration("tiny", *SMALL, crop_px=64, batch_size=2, epochs=9, precision="32-true", workers=0)
+TRAIN = train_command({"tiny": TINY})
 
 
 def run(chosen: Command, *arguments: object) -> int:
     parser = argparse.ArgumentParser()
     chosen.add_arguments(parser)
     return run_command(chosen, parser.parse_args([str(argument) for argument in arguments]))
-
-
-@pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = Configuration("tiny", *SMALL, crop_px=64, batch_size=2, epochs=9, precision="32-true", workers=0)
-    monkeypatch.setitem(PRESETS, "tiny", tiny)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def test_train_prints_one_json_object_and_warns_of_random_weights(
 ) -> None:
     output = tmp_path / "run"
     code = run(
-        command.COMMAND,
+        TRAIN,
         "--data",
         data_root,
         "--output",
@@ -67,11 +63,11 @@ def test_train_prints_one_json_object_and_warns_of_random_weights(
 
 
 def test_fewer_epochs_than_the_presets_interval_are_validated_and_that_is_told(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], epochs=12, validate_every_epochs=4))
+    rarely = train_command({"tiny": replace(TINY, epochs=12, validate_every_epochs=4)})
     output = tmp_path / "run"
-    assert run(command.COMMAND, "--data", data_root, "--output", output, "--preset", "tiny", "--epochs", 2) == 0
+    assert run(rarely, "--data", data_root, "--output", output, "--preset", "tiny", "--epochs", 2) == 0
     assert "tiny: 2 epochs are no multiple of 4, so it is validated every 2 epochs" in capsys.readouterr().err
     assert json.loads((output / "run.json").read_text())["configuration"]["validate_every_epochs"] == 2
 
@@ -81,7 +77,7 @@ def test_train_leaves_a_folder_in_use_alone(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "note.txt").write_text("mine")
-    assert run(command.COMMAND, "--data", data_root, "--output", tmp_path / "run", "--preset", "tiny") == 1
+    assert run(TRAIN, "--data", data_root, "--output", tmp_path / "run", "--preset", "tiny") == 1
     assert "is not empty" in capsys.readouterr().err
 
 
@@ -89,7 +85,7 @@ def test_train_makes_no_folder_for_a_data_set_with_problems(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--data", data_root, "--output", tmp_path / "run", "--preset", "tiny", "--train-on", "train", "gone")
-    assert run(command.COMMAND, *arguments) == 1
+    assert run(TRAIN, *arguments) == 1
     assert "2 problem(s)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -97,7 +93,7 @@ def test_train_makes_no_folder_for_a_data_set_with_problems(
 def test_train_names_the_presets_when_it_does_not_know_one(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(command.COMMAND, "--data", data_root, "--output", tmp_path / "run", "--preset", "huge") == 1
+    assert run(TRAIN, "--data", data_root, "--output", tmp_path / "run", "--preset", "huge") == 1
     assert "choose one of" in capsys.readouterr().err
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from breastseg_deploy.cli.command import Command, print_json
-from breastseg_train.run.configuration import TABLE_II, Configuration, preset_configuration
+from breastseg_train.run.configuration import PRESETS, TABLE_II, Configuration, preset_configuration
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -> None:
@@ -40,13 +41,15 @@ def add_run_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def chosen_configurations(arguments: argparse.Namespace) -> list[Configuration]:
+def chosen_configurations(
+    arguments: argparse.Namespace, presets: Mapping[str, Configuration] = PRESETS
+) -> list[Configuration]:
     """The presets that were named, with what the arguments of `add_run_arguments` change.
 
     Raises:
         ArgumentError: a preset that nobody knows.
     """
-    configurations = [preset_configuration(name) for name in arguments.presets]
+    configurations = [preset_configuration(name, presets) for name in arguments.presets]
     if arguments.small:
         configurations = [configuration.small() for configuration in configurations]
     if arguments.epochs is not None:
@@ -65,8 +68,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, TABLE_II)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    configurations = chosen_configurations(arguments)
+def _run(presets: Mapping[str, Configuration], arguments: argparse.Namespace) -> int:
+    configurations = chosen_configurations(arguments, presets)
 
     from breastseg_train.paper.ablation import TABLE, ablate, table
 
@@ -91,10 +94,15 @@ def _say(words: str) -> None:
     print(words, file=sys.stderr)
 
 
-COMMAND = Command(
-    "train and measure a list of presets, and write the table",
-    _add_arguments,
-    _run,
-    loads=("breastseg_train.paper.ablation",),
-    extra="train",
-)
+def ablate_command(presets: Mapping[str, Configuration]) -> Command:
+    """The command over these presets, by name."""
+    return Command(
+        "train and measure a list of presets, and write the table",
+        _add_arguments,
+        partial(_run, presets),
+        loads=("breastseg_train.paper.ablation",),
+        extra="train",
+    )
+
+
+COMMAND = ablate_command(PRESETS)

@@ -36,7 +36,7 @@ def boundary_aware_loss(logits: Tensor, truth: Tensor) -> Tensor:
 def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """1 - soft Dice, mean over the frames, the "standard Dice loss" of Table II; a scalar, float32.
 
-    Args and shapes as in `loss.combined_loss`; the smoothing is Algorithm 1's, its clamps are left away.
+    Args and shapes as in `loss.combined_loss`; the smoothing is Algorithm 1's, its clamps are omitted.
     """
     with torch.autocast(logits.device.type, enabled=False):
         probability, expected = torch.sigmoid(logits.float()).flatten(1), truth.float().flatten(1)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.storage import check_output_folder
 from breastseg_train.network.architecture import NO_ENCODER
-from breastseg_train.run.configuration import PRESETS, preset_configuration
+from breastseg_train.run.configuration import PRESETS, Configuration, preset_configuration
 from breastseg_train.run.processes import place
 
+Presets = Mapping[str, Configuration]
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def _add_arguments(presets: Presets, parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="run folder to make")
-    parser.add_argument("--preset", default="paper", metavar="NAME", help=f"one of {', '.join(sorted(PRESETS))}")
+    parser.add_argument("--preset", default="paper", metavar="NAME", help=f"one of {', '.join(sorted(presets))}")
     parser.add_argument("--small", action="store_true", help="the preset at the size of the demo model, for a CPU")
     parser.add_argument("--train-on", nargs="+", default=["train"], metavar="SPLIT", help="splits to train on")
     parser.add_argument("--validate-on", nargs="+", default=["val"], metavar="SPLIT", help="splits to validate on")
@@ -42,8 +46,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    configuration = preset_configuration(arguments.preset)
+def _run(presets: Presets, arguments: argparse.Namespace) -> int:
+    configuration = preset_configuration(arguments.preset, presets)
     if arguments.small:
         configuration = configuration.small()
     given = {"seed": arguments.seed, "source_shares": dict(arguments.source_share) or None}
@@ -87,10 +91,15 @@ def _share(text: str) -> tuple[str, float]:
     return name, float(share)
 
 
-COMMAND = Command(
-    "train a model on a folder of frames and masks",
-    _add_arguments,
-    _run,
-    loads=("breastseg_train.run.experiment",),
-    extra="train",
-)
+def train_command(presets: Presets) -> Command:
+    """The command over these presets, by name."""
+    return Command(
+        "train a model on a folder of frames and masks",
+        partial(_add_arguments, presets),
+        partial(_run, presets),
+        loads=("breastseg_train.run.experiment",),
+        extra="train",
+    )
+
+
+COMMAND = train_command(PRESETS)

@@ -264,12 +264,12 @@ TABLE_II = (
 """The rows of the paper's Table II."""
 
 
-def preset_configuration(name: str) -> Configuration:
+def preset_configuration(name: str, presets: Mapping[str, Configuration] = PRESETS) -> Configuration:
     """The preset of that name.
 
     Raises:
         ArgumentError: there is none.
     """
-    if name not in PRESETS:
-        raise ArgumentError(f"there is no preset {name!r}; choose one of {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]
+    if name not in presets:
+        raise ArgumentError(f"there is no preset {name!r}; choose one of {', '.join(sorted(presets))}")
+    return presets[name]
