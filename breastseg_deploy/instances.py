@@ -2,8 +2,8 @@
 
 A slide is split region by region and must not show it. So every step depends on the pixels of one connected component
 alone: distances to its border, the way up from each pixel, the order in which basins are joined. Wherever a component
-is cut out, with whatever beside it, it falls into the same cells. That is why flooding from markers, which visits
-equal pixels in an order that depends on all of the image, is not used.
+is cut out, with whatever beside it, it falls into the same cells. Flooding from markers does not promise that: it takes
+equal markers in the order of a heap that all of the image shares.
 """
 
 from __future__ import annotations
@@ -171,16 +171,9 @@ def split_components(
     """
     kept = wanted & (found.areas >= parameters.least_area)
     kept[0] = False
-    if parameters.method == "components" or not kept.any():
+    if parameters.method == "components":
         return np.where(kept, np.arange(len(kept)), 0).astype(np.uint32)[found.labels]
-    inside = kept[found.labels]
-    height = _distance(inside, probability)
-    places, peaks = _basins(height)
-    pairs, necks = _necks(height, places, peaks)
-    cells = _joined(pairs, necks, height.ravel()[places], peaks, parameters)
-    labels = np.zeros(height.size, np.uint32)
-    labels[places] = cells + 1
-    return labels.reshape(height.shape)[1:-1, 1:-1]
+    return landscape(kept[found.labels], probability).cells(parameters)
 
 
 def in_reading_order(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -193,6 +186,74 @@ def in_reading_order(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
     ordered = np.zeros(flat.size, np.uint32)
     ordered[places] = rank[number]
     return ordered.reshape(labels.shape)
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """A distance map and its basins, which any parameters join to cells.
+
+    Attributes:
+        size_px: (H, W) of the region.
+        places: (P,) of the pixels over 0 in the flat map, in reading order.
+        heights: (P,) of these.
+        peaks: (P,) where the way up from each ends, as an index into `places`; a basin is named by it.
+        pairs: (Q, 2), basins that touch.
+        passes: (Q,), the height of the highest pass between each two, falling.
+    """
+
+    size_px: tuple[int, int]
+    places: NDArray[np.intp]
+    heights: NDArray[np.float32]
+    peaks: NDArray[np.int32]
+    pairs: NDArray[np.int32]
+    passes: NDArray[np.float32]
+
+    def cells(self, parameters: CellParameters) -> NDArray[np.uint32]:
+        """(H, W), different numbers for different cells: basins joined over the highest passes first.
+
+        Args:
+            parameters: of a watershed, in pixels; components were chosen before.
+        """
+        labels = np.zeros((self.size_px[0], self.size_px[1]), np.uint32)
+        labels.ravel()[self.places] = self._joined(parameters)[self.peaks] + 1
+        return labels
+
+    def _joined(self, parameters: CellParameters) -> NDArray[np.intp]:
+        """By basin, the basin that names its cell."""
+        cell = np.arange(len(self.peaks))
+        area = np.bincount(self.peaks, minlength=len(self.peaks))
+        heights, parent = self.heights, dict[int, int]()
+
+        def root(basin: int) -> int:
+            top = basin
+            while top in parent:
+                top = parent[top]
+            while basin != top:
+                parent[basin], basin = top, parent[basin]
+            return top
+
+        for (one, other), neck in zip(self.pairs.tolist(), self.passes.tolist(), strict=True):
+            low, high = sorted((root(one), root(other)), key=lambda basin: (heights[basin], -basin))
+            peak = float(heights[low])
+            apart = neck < parameters.neck * peak and neck <= peak - parameters.depth
+            if low != high and not (apart and min(area[low], area[high]) >= parameters.least_piece):
+                parent[low] = high
+                area[high] += area[low]
+        for basin in parent:
+            cell[basin] = root(basin)
+        return cell
+
+
+def landscape(inside: NDArray[np.bool_], probability: NDArray[np.uint8]) -> Landscape:
+    """The distance map of the components of a region, (H, W), and its basins."""
+    height = _distance(inside, probability)
+    flat, width = height.ravel(), height.shape[1]
+    places = np.flatnonzero(flat)
+    peaks = _peaks(flat, width, places)
+    pairs, passes = _passes(flat, width, places, peaks)
+    y, x = np.divmod(places, width)
+    inner = (y - 1) * inside.shape[1] + x - 1  # the map has a rim
+    return Landscape((inside.shape[0], inside.shape[1]), inner, flat[places], peaks, pairs, passes)
 
 
 def _distance(inside: NDArray[np.bool_], probability: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -210,15 +271,8 @@ def _distance(inside: NDArray[np.bool_], probability: NDArray[np.uint8]) -> NDAr
     return np.asarray(total / 2, np.float32)
 
 
-def _basins(height: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The way up from each pixel, to its highest neighbour and so on; of equal ones the last in reading order counts.
-
-    Returns:
-        places: (P,) of the pixels over 0 in the flat map, in reading order.
-        peaks: (P,) the place of each one's peak, as an index into `places`.
-    """
-    flat, width = height.ravel(), height.shape[1]
-    places = np.flatnonzero(flat)
+def _peaks(flat: NDArray[np.float32], width: int, places: NDArray[np.intp]) -> NDArray[np.int32]:
+    """Where the way up ends: to the highest neighbour and on; of equal ones the last in reading order counts."""
     best, highest = places.copy(), flat[places]
     for down, right in _STEPS:
         neighbour = places + (down * width + right)
@@ -226,20 +280,22 @@ def _basins(height: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.i
         up = (beside > highest) | ((beside == highest) & (neighbour > best))
         np.copyto(best, neighbour, where=up)
         np.copyto(highest, beside, where=up)
-    index = np.zeros(flat.size, np.intp)
-    index[places] = np.arange(len(places))
+    index = np.zeros(flat.size, np.int32)
+    index[places] = np.arange(len(places), dtype=np.int32)
     peaks = index[best]
     while (peaks[peaks] != peaks).any():
         peaks = peaks[peaks]
-    return places, peaks
+    return peaks
 
 
-def _necks(
-    height: NDArray[np.float32], places: NDArray[np.intp], peaks: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Pairs of basins that touch, (Q, 2), and the height of the highest pass between each, (Q,), the highest first."""
-    flat, width = height.ravel(), height.shape[1]
-    basin = np.full(flat.size, -1, np.intp)
+def _passes(
+    flat: NDArray[np.float32], width: int, places: NDArray[np.intp], peaks: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Pairs of basins that touch, (Q, 2), and the highest pass between each, (Q,), the highest first.
+
+    A pass is a pair of neighbours, one of each basin, and as high as the lower of them.
+    """
+    basin = np.full(flat.size, -1, np.int32)
     basin[places] = peaks
     found = []
     for step in (1, width - 1, width, width + 1):
@@ -256,35 +312,3 @@ def _necks(
     first, second, passes = first[new], second[new], passes[new]
     falling = np.argsort(-passes, kind="stable")
     return np.stack([first, second], axis=1)[falling], passes[falling]
-
-
-def _joined(
-    pairs: NDArray[np.intp],
-    necks: NDArray[np.float32],
-    heights: NDArray[np.float32],
-    peaks: NDArray[np.intp],
-    parameters: CellParameters,
-) -> NDArray[np.intp]:
-    """The cell of each pixel, named by its peak: basins joined over the widest necks first."""
-    cell = np.arange(len(peaks))
-    area = np.bincount(peaks, minlength=len(peaks))
-    parent: dict[int, int] = {}
-
-    def root(basin: int) -> int:
-        top = basin
-        while top in parent:
-            top = parent[top]
-        while basin != top:
-            parent[basin], basin = top, parent[basin]
-        return top
-
-    for (one, other), neck in zip(pairs.tolist(), necks.tolist(), strict=True):
-        low, high = sorted((root(one), root(other)), key=lambda basin: (heights[basin], -basin))
-        peak = float(heights[low])
-        apart = neck < parameters.neck * peak and neck <= peak - parameters.depth
-        if low != high and not (apart and min(area[low], area[high]) >= parameters.least_piece):
-            parent[low] = high
-            area[high] += area[low]
-    for basin in parent:
-        cell[basin] = root(basin)
-    return cell[peaks]

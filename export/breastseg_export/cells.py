@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from breastseg_deploy.cell_choice import CellChoice, CellFigures, CellsOfSource
 from breastseg_deploy.errors import DataError
 from breastseg_deploy.instance_metrics import InstanceCounts, instance_counts, together
-from breastseg_deploy.instances import CellParameters, Unit, split_cells
+from breastseg_deploy.instances import DEFAULTS, CellParameters, Unit, components, in_255ths, landscape, split_cells
 from breastseg_deploy.progress import followed
 from breastseg_export.report import rendered
 from breastseg_export.runners import Engine
@@ -85,8 +85,14 @@ def choose_cells(frames: LabelledFrames, predict: Engine, threshold: float, pixe
     for sample in followed(frames.samples, "choosing how masks become cells", "frames"):
         frame, _ = sample.read()
         probability, truth = predict(frame), labels_of(sample)
-        for parameters, counts in tried.items():
-            counts.append(instance_counts(split_cells(probability >= threshold, probability, parameters), truth))
+        mask = probability >= threshold
+        tried[COMPONENTS].append(instance_counts(split_cells(mask, probability, COMPONENTS), truth))
+        found = components(mask)
+        cells = found.areas >= DEFAULTS.least_area
+        cells[0] = False
+        basins = landscape(cells[found.labels], in_255ths(probability))
+        for parameters in WATERSHEDS:
+            tried[parameters].append(instance_counts(basins.cells(parameters), truth))
     by_source: dict[str, list[int]] = defaultdict(list)
     for number, source in enumerate(frames.sources):
         by_source[source].append(number)
