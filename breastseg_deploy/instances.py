@@ -46,6 +46,7 @@ class CellParameters(BaseModel):
         depth: a length.
         least_area: an area, of components.
         least_piece: an area, of what a component is split into.
+        largest_hole: an area, of holes that do not count as necks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -56,6 +57,7 @@ class CellParameters(BaseModel):
     depth: float = Field(default=0.4, ge=0)
     least_area: float = Field(default=30.0, ge=0)
     least_piece: float = Field(default=60.0, ge=0)
+    largest_hole: float = Field(default=10.0, ge=0)
 
     def in_unit(self, unit: Unit, pixel_size_um: float | None) -> CellParameters:
         """The same parameters in another unit.
@@ -75,7 +77,7 @@ class CellParameters(BaseModel):
                 "bundle with parameters in pixels"
             )
         scale = pixel_size_um if unit == "um" else 1 / pixel_size_um
-        powers, digits = {"depth": 1, "least_area": 2, "least_piece": 2}, 12 if unit == "um" else 6
+        powers, digits = {"depth": 1, "least_area": 2, "least_piece": 2, "largest_hole": 2}, 12 if unit == "um" else 6
         # Rounded, so that 30 px in micrometres are 30 px again: a component of exactly so many is a cell.
         changed = {name: round(getattr(self, name) * scale**power, digits) for name, power in powers.items()}
         return self.model_copy(update={"unit": unit, **changed})
@@ -170,10 +172,9 @@ def split_components(
         (H, W) uint32; different numbers for different cells, in no particular order.
     """
     kept = wanted & (found.areas >= parameters.least_area)
-    kept[0] = False
     if parameters.method == "components":
-        return np.where(kept, np.arange(len(kept)), 0).astype(np.uint32)[found.labels]
-    return landscape(kept[found.labels], probability).cells(parameters)
+        return np.where(kept, np.arange(len(kept), dtype=np.uint32), np.uint32(0))[found.labels]
+    return landscape(found, kept, probability, parameters.largest_hole).cells(parameters)
 
 
 def in_reading_order(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -193,15 +194,15 @@ class Landscape:
     """A distance map and its basins, which any parameters join to cells.
 
     Attributes:
-        size_px: (H, W) of the region.
-        places: (P,) of the pixels over 0 in the flat map, in reading order.
+        inside: (H + 2, W + 2), the region's mask with a rim.
+        places: (P,) of the pixels over 0 in the flat map with its rim, in reading order; filled holes among them.
         heights: (P,) of these.
         peaks: (P,) where the way up from each ends, as an index into `places`; a basin is named by it.
         pairs: (Q, 2), basins that touch.
         passes: (Q,), the height of the highest pass between each two, falling.
     """
 
-    size_px: tuple[int, int]
+    inside: NDArray[np.bool_]
     places: NDArray[np.intp]
     heights: NDArray[np.float32]
     peaks: NDArray[np.int32]
@@ -214,9 +215,9 @@ class Landscape:
         Args:
             parameters: of a watershed, in pixels; components were chosen before.
         """
-        labels = np.zeros((self.size_px[0], self.size_px[1]), np.uint32)
-        labels.ravel()[self.places] = self._joined(parameters)[self.peaks] + 1
-        return labels
+        labels = np.zeros(self.inside.size, np.uint32)
+        labels[self.places] = self._joined(parameters)[self.peaks] + 1
+        return np.where(self.inside, labels.reshape(self.inside.shape), np.uint32(0))[1:-1, 1:-1]
 
     def _joined(self, parameters: CellParameters) -> NDArray[np.intp]:
         """By basin, the basin that names its cell."""
@@ -244,31 +245,59 @@ class Landscape:
         return cell
 
 
-def landscape(inside: NDArray[np.bool_], probability: NDArray[np.uint8]) -> Landscape:
-    """The distance map of the components of a region, (H, W), and its basins."""
-    height = _distance(inside, probability)
+def landscape(
+    found: Components, kept: NDArray[np.bool_], probability: NDArray[np.uint8], largest_hole_px: float
+) -> Landscape:
+    """The distance map of some components of a region, and its basins.
+
+    Args:
+        found: the components of the region's mask.
+        kept: (N + 1,), which to take; that of the background does not count.
+        probability: (H, W) uint8 of the region.
+        largest_hole_px: holes up to this area are filled first: they are nucleoli, and no necks.
+    """
+    labels = np.pad(found.labels, 1)
+    inside = kept[labels] & (labels > 0)
+    sure = inside & (np.pad(probability, 1) >= round(255 * SURE))
+    whole, core = _filled(inside, labels, largest_hole_px), _filled(sure, labels, largest_hole_px)
+    height = (_distance(whole) + _distance(core)) / np.float32(2)
     flat, width = height.ravel(), height.shape[1]
     places = np.flatnonzero(flat)
     peaks = _peaks(flat, width, places)
     pairs, passes = _passes(flat, width, places, peaks)
-    y, x = np.divmod(places, width)
-    inner = (y - 1) * inside.shape[1] + x - 1  # the map has a rim
-    return Landscape((inside.shape[0], inside.shape[1]), inner, flat[places], peaks, pairs, passes)
+    return Landscape(inside, places, flat[places], peaks, pairs, passes)
 
 
-def _distance(inside: NDArray[np.bool_], probability: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean of the distances to the nearest pixel outside, and to the nearest under `SURE`; with a rim of 0 around.
+def _filled(pixels: NDArray[np.bool_], labels: NDArray[np.int32], largest_px: float) -> NDArray[np.bool_]:
+    """Pixels with the small holes in them; both (H, W) with an empty rim.
+
+    Filled is what belongs to one component alone and touches no other: so that it depends on that component alone.
+    """
+    cv2 = require("cv2", "cpu")
+    count, holes, table, _ = cv2.connectedComponentsWithStats((~pixels).astype(np.uint8), connectivity=4)
+    small = table[:, cv2.CC_STAT_AREA] <= largest_px
+    small[[0, holes[0, 0]]] = False
+    flat, width = labels.ravel(), labels.shape[1]
+    places = np.flatnonzero(small[holes])
+    hole = holes.ravel()[places]
+    low, high = np.full(count, np.iinfo(np.int32).max), np.zeros(count, np.int64)
+    for step in (0, -width, -1, 1, width):
+        near = flat[places + step]
+        there = near > 0
+        np.minimum.at(low, hole[there], near[there])
+        np.maximum.at(high, hole[there], near[there])
+    return np.asarray(pixels | (small & (low == high))[holes])
+
+
+def _distance(pixels: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """To the nearest pixel that is not set; there is one.
 
     OpenCV's distances are square roots of whole numbers up to their last bits; these are taken again from the whole
     numbers, so that they cannot depend on where a row begins.
     """
     cv2 = require("cv2", "cpu")
-    total = np.zeros((inside.shape[0] + 2, inside.shape[1] + 2), np.float32)
-    for pixels in (inside, inside & (probability >= round(255 * SURE))):
-        above = np.pad(pixels, 1).astype(np.uint8)
-        distance = cv2.distanceTransform(above, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        total += np.sqrt(np.rint(distance * distance))
-    return np.asarray(total / 2, np.float32)
+    distance = cv2.distanceTransform(pixels.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(np.sqrt(np.rint(distance * distance)), np.float32)
 
 
 def _peaks(flat: NDArray[np.float32], width: int, places: NDArray[np.intp]) -> NDArray[np.int32]:
