@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from breastseg_deploy import contract, gate, metrics, selftest, verify
+from breastseg_deploy import contract, gate, instance_metrics, instances, metrics, selftest, verify
 from breastseg_deploy.backends import fastest
+from breastseg_deploy.instances import DEFAULTS
 from breastseg_deploy.preprocess import gabor
 from breastseg_deploy.slide import certificate, foreground, run
-from breastseg_export import parity, runners, samples
+from breastseg_export import cells, parity, runners, samples
 from breastseg_export.formats import gate as gate_format
 from breastseg_export.formats import int8
 from breastseg_export.formats import slide as slide_format
@@ -96,6 +97,12 @@ PROMISES = [
     ("bundle.md: islands, margin of a range", ranges.MARGIN, 8.0),
     ("bundle.md: frames with cells that judge a change", verify.LEAST_JUDGED, 8),
     ("bundle.md: phantoms", samples.PHANTOM_COUNT, 10),
+    ("cells.md: defaults", (DEFAULTS.neck, DEFAULTS.depth, DEFAULTS.least_area, DEFAULTS.least_piece, DEFAULTS.largest_hole, DEFAULTS.unit), (0.95, 0.4, 30, 60, 10, "px")),
+    ("cells.md: probability of a distance map of its own", instances.SURE, 0.9),
+    ("cells.md: largest box", instances.LARGEST_BOX_PX, 4096 * 4096),
+    ("cells.md: the grid", (cells.NECKS, cells.LEAST_PIECES_PX, cells.LARGEST_HOLES_PX), ((0.8, 0.9, 0.95, 0.97), (30, 60, 120), (0, 10, 100))),
+    ("cells.md: what the watershed may lose on a source", cells.LARGEST_LOSS, 0.02),
+    ("cells.md: least IoU, least area, close pairs", (instance_metrics.LEAST_IOU, instance_metrics.LEAST_AREA_PX, instance_metrics.CLOSE_PX), (0.5, 30, 3)),
     ("gate.md: recall", fitted_gate.RECALL, 0.995),
     ("gate.md: margin of a score", gate_format.SCORE_MARGIN, 1e-3),
     ("gate.md: chance under which a promise is contradicted", gate.LEAST_CHANCE, 0.01),
