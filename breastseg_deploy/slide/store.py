@@ -79,8 +79,9 @@ class TileStore:
         Raises:
             OutputError: no permission, no space.
         """
-        content = zlib.compress(np.ascontiguousarray(labels, np.uint32).tobytes(), _LEVEL)
-        write_whole(self._labels / _label_name((top, left)), content)
+        if labels.any():  # a block without a file holds none
+            content = zlib.compress(np.ascontiguousarray(labels, np.uint32).tobytes(), _LEVEL)
+            write_whole(self._labels / _label_name((top, left)), content)
 
     def mask(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """See `SlideRaster.mask`."""
@@ -138,7 +139,7 @@ class TileStore:
 
     def _read_labels(self, own: Box) -> NDArray[np.uint32]:
         path = self._labels / _label_name((own.top, own.left))
-        if not path.exists():  # a block without cells need not be written
+        if not path.exists():
             return np.zeros(own.size_px, np.uint32)
         return np.frombuffer(_content(path, 4 * own.area_px), np.uint32).reshape(own.size_px)
 
