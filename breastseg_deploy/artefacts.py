@@ -167,6 +167,11 @@ class SlideTiles(Part):
     limit_ppm: float = Field(gt=0)
 
     @property
+    def golden_px(self) -> int:
+        """Side of the golden tile: half of a tile, a quarter of its file."""
+        return self.tile_px // 2
+
+    @property
     def grid(self) -> Grid:
         """The measures of a plan."""
         return Grid(self.tile_px, self.halo_px)

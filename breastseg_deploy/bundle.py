@@ -127,13 +127,13 @@ class Bundle:
         """
         return [self._golden(name, self.manifest.frame.size_px) for name in self.manifest.goldens]
 
-    def slide_golden(self, tile_px: int) -> Golden:
-        """The golden tile of the slide artefact, `tile_px` on both sides.
+    def slide_golden(self, side_px: int) -> Golden:
+        """The golden tile of the slide artefact, `side_px` on both sides.
 
         Raises:
             BundleError: as `goldens`.
         """
-        return self._golden(SLIDE_GOLDEN, (tile_px, tile_px))
+        return self._golden(SLIDE_GOLDEN, (side_px, side_px))
 
     def _golden(self, name: str, size: tuple[int, int]) -> Golden:
         content = self.read(name)

@@ -18,7 +18,13 @@ LEAST_IOU = 0.5
 CLOSE_PX = 3
 """Cells of the truth whose nearest pixels are less than this apart are a close pair."""
 
-_STEPS = [(0, 1), (0, 2), *((down, right) for down in (1, 2) for right in (-2, -1, 0, 1, 2) if down**2 + right**2 < 9)]
+_STEPS = [
+    (down, right)
+    for down in range(CLOSE_PX)
+    for right in range(1 - CLOSE_PX, CLOSE_PX)
+    if (down or right > 0) and down**2 + right**2 < CLOSE_PX**2
+]
+"""To half of the pixels that are close to one; the other half finds the same pairs."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def instance_counts(labels: NDArray[Any], truth: NDArray[Any]) -> InstanceCounts
     """Compare the cells of a frame with those of its truth; objects under 30 px are left out of both first.
 
     Args:
-        labels: (H, W) integers, 0 for none, one number for each cell.
+        labels: (H, W) whole numbers, 0 for none, one for each cell.
         truth: (H, W), likewise.
 
     Raises:
@@ -113,10 +119,9 @@ def instance_counts(labels: NDArray[Any], truth: NDArray[Any]) -> InstanceCounts
         raise ArgumentError(f"labels to compare must have one shape, got {labels.shape} and {truth.shape}; crop one")
     found, expected = _numbered(labels), _numbered(truth)
     found_px, expected_px = np.bincount(found.ravel()), np.bincount(expected.ravel())
-    overlaps, common = np.unique(expected.astype(np.int64) * len(found_px) + found, return_counts=True)
+    both = (expected > 0) & (found > 0)
+    overlaps, common = np.unique(expected[both] * len(found_px) + found[both], return_counts=True)
     one, other = np.divmod(overlaps, len(found_px))
-    both = (one > 0) & (other > 0)
-    one, other, common = one[both], other[both], common[both]
     union = expected_px[one] + found_px[other] - common
     iou = common / union
     matched = _matched(one, other, iou)
@@ -142,9 +147,9 @@ def instance_counts(labels: NDArray[Any], truth: NDArray[Any]) -> InstanceCounts
 
 def _numbered(labels: NDArray[Any]) -> NDArray[np.int64]:
     """The cells of at least 30 px, numbered 1 to N."""
-    numbers, index, areas = np.unique(labels, return_inverse=True, return_counts=True)
-    kept = (areas >= LEAST_AREA_PX) & (numbers != 0)
-    return np.where(kept, np.cumsum(kept), 0)[index].reshape(labels.shape)
+    kept = np.bincount(labels.ravel()) >= LEAST_AREA_PX
+    kept[0] = False
+    return np.asarray(np.where(kept, np.cumsum(kept), 0)[labels], np.int64)
 
 
 def _matched(one: NDArray[np.int64], other: NDArray[np.int64], iou: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -163,12 +168,13 @@ def _best(one: NDArray[np.int64], iou: NDArray[np.float64]) -> NDArray[np.intp]:
 
 def _close_pairs(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """(P, 2) pairs of cells with pixels less than 3 px apart, by the distance of their centres."""
-    height, width = labels.shape
+    padded = np.pad(labels, CLOSE_PX - 1)
+    flat, places = padded.ravel(), np.flatnonzero(padded)
+    here = flat[places]
     found = [np.zeros((0, 2), np.int64)]
     for down, right in _STEPS:
-        here = labels[: max(height - down, 0), max(-right, 0) : width - max(right, 0)]
-        there = labels[down:, max(right, 0) : width - max(-right, 0)]
-        differ = (here != there) & (here > 0) & (there > 0)
+        there = flat[places + down * padded.shape[1] + right]
+        differ = (there > 0) & (there != here)
         found.append(np.stack([here[differ], there[differ]], axis=1))
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 

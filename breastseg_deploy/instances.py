@@ -2,8 +2,8 @@
 
 A slide is split region by region and must not show it. So every step depends on the pixels of one connected component
 alone: distances to its border, the way up from each pixel, the order in which basins are joined. Wherever a component
-is cut out, with whatever beside it, it falls into the same cells. That is why flooding from markers, which visits
-equal pixels in an order that depends on all of the image, is not used.
+is cut out, with whatever beside it, it falls into the same cells. Flooding from markers does not promise that: it takes
+equal markers in the order of a heap that all of the image shares.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class CellParameters(BaseModel):
         depth: a length.
         least_area: an area, of components.
         least_piece: an area, of what a component is split into.
+        largest_hole: an area, of holes that do not count as necks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -56,6 +57,7 @@ class CellParameters(BaseModel):
     depth: float = Field(default=0.4, ge=0)
     least_area: float = Field(default=30.0, ge=0)
     least_piece: float = Field(default=60.0, ge=0)
+    largest_hole: float = Field(default=10.0, ge=0)
 
     def in_unit(self, unit: Unit, pixel_size_um: float | None) -> CellParameters:
         """The same parameters in another unit.
@@ -75,7 +77,7 @@ class CellParameters(BaseModel):
                 "bundle with parameters in pixels"
             )
         scale = pixel_size_um if unit == "um" else 1 / pixel_size_um
-        powers, digits = {"depth": 1, "least_area": 2, "least_piece": 2}, 12 if unit == "um" else 6
+        powers, digits = {"depth": 1, "least_area": 2, "least_piece": 2, "largest_hole": 2}, 12 if unit == "um" else 6
         # Rounded, so that 30 px in micrometres are 30 px again: a component of exactly so many is a cell.
         changed = {name: round(getattr(self, name) * scale**power, digits) for name, power in powers.items()}
         return self.model_copy(update={"unit": unit, **changed})
@@ -170,17 +172,9 @@ def split_components(
         (H, W) uint32; different numbers for different cells, in no particular order.
     """
     kept = wanted & (found.areas >= parameters.least_area)
-    kept[0] = False
-    if parameters.method == "components" or not kept.any():
-        return np.where(kept, np.arange(len(kept)), 0).astype(np.uint32)[found.labels]
-    inside = kept[found.labels]
-    height = _distance(inside, probability)
-    places, peaks = _basins(height)
-    pairs, necks = _necks(height, places, peaks)
-    cells = _joined(pairs, necks, height.ravel()[places], peaks, parameters)
-    labels = np.zeros(height.size, np.uint32)
-    labels[places] = cells + 1
-    return labels.reshape(height.shape)[1:-1, 1:-1]
+    if parameters.method == "components":
+        return np.where(kept, np.arange(len(kept), dtype=np.uint32), np.uint32(0))[found.labels]
+    return landscape(found, kept, probability, parameters.largest_hole).cells(parameters)
 
 
 def in_reading_order(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -195,30 +189,119 @@ def in_reading_order(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return ordered.reshape(labels.shape)
 
 
-def _distance(inside: NDArray[np.bool_], probability: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean of the distances to the nearest pixel outside, and to the nearest under `SURE`; with a rim of 0 around.
+@dataclass(frozen=True)
+class Landscape:
+    """A distance map and its basins, which any parameters join to cells.
+
+    Attributes:
+        inside: (H + 2, W + 2), the region's mask with a rim.
+        places: (P,) of the pixels over 0 in the flat map with its rim, in reading order; filled holes among them.
+        heights: (P,) of these.
+        peaks: (P,) where the way up from each ends, as an index into `places`; a basin is named by it.
+        pairs: (Q, 2), basins that touch.
+        passes: (Q,), the height of the highest pass between each two, falling.
+    """
+
+    inside: NDArray[np.bool_]
+    places: NDArray[np.intp]
+    heights: NDArray[np.float32]
+    peaks: NDArray[np.int32]
+    pairs: NDArray[np.int32]
+    passes: NDArray[np.float32]
+
+    def cells(self, parameters: CellParameters) -> NDArray[np.uint32]:
+        """(H, W), different numbers for different cells: basins joined over the highest passes first.
+
+        Args:
+            parameters: of a watershed, in pixels; components were chosen before.
+        """
+        labels = np.zeros(self.inside.size, np.uint32)
+        labels[self.places] = self._joined(parameters)[self.peaks] + 1
+        return np.where(self.inside, labels.reshape(self.inside.shape), np.uint32(0))[1:-1, 1:-1]
+
+    def _joined(self, parameters: CellParameters) -> NDArray[np.intp]:
+        """By basin, the basin that names its cell."""
+        cell = np.arange(len(self.peaks))
+        area = np.bincount(self.peaks, minlength=len(self.peaks))
+        heights, parent = self.heights, dict[int, int]()
+
+        def root(basin: int) -> int:
+            top = basin
+            while top in parent:
+                top = parent[top]
+            while basin != top:
+                parent[basin], basin = top, parent[basin]
+            return top
+
+        for (one, other), neck in zip(self.pairs.tolist(), self.passes.tolist(), strict=True):
+            low, high = sorted((root(one), root(other)), key=lambda basin: (heights[basin], -basin))
+            peak = float(heights[low])
+            apart = neck < parameters.neck * peak and neck <= peak - parameters.depth
+            if low != high and not (apart and min(area[low], area[high]) >= parameters.least_piece):
+                parent[low] = high
+                area[high] += area[low]
+        for basin in parent:
+            cell[basin] = root(basin)
+        return cell
+
+
+def landscape(
+    found: Components, kept: NDArray[np.bool_], probability: NDArray[np.uint8], largest_hole_px: float
+) -> Landscape:
+    """The distance map of some components of a region, and its basins.
+
+    Args:
+        found: the components of the region's mask.
+        kept: (N + 1,), which to take; that of the background does not count.
+        probability: (H, W) uint8 of the region.
+        largest_hole_px: holes up to this area are filled first: they are nucleoli, and no necks.
+    """
+    labels = np.pad(found.labels, 1)
+    inside = kept[labels] & (labels > 0)
+    sure = inside & (np.pad(probability, 1) >= round(255 * SURE))
+    whole, core = _filled(inside, labels, largest_hole_px), _filled(sure, labels, largest_hole_px)
+    height = (_distance(whole) + _distance(core)) / np.float32(2)
+    flat, width = height.ravel(), height.shape[1]
+    places = np.flatnonzero(flat)
+    peaks = _peaks(flat, width, places)
+    pairs, passes = _passes(flat, width, places, peaks)
+    return Landscape(inside, places, flat[places], peaks, pairs, passes)
+
+
+def _filled(pixels: NDArray[np.bool_], labels: NDArray[np.int32], largest_px: float) -> NDArray[np.bool_]:
+    """Pixels with the small holes in them; both (H, W) with an empty rim.
+
+    Filled is what belongs to one component alone and touches no other: so that it depends on that component alone.
+    """
+    cv2 = require("cv2", "cpu")
+    count, holes, table, _ = cv2.connectedComponentsWithStats((~pixels).astype(np.uint8), connectivity=4)
+    small = table[:, cv2.CC_STAT_AREA] <= largest_px
+    small[[0, holes[0, 0]]] = False
+    flat, width = labels.ravel(), labels.shape[1]
+    places = np.flatnonzero(small[holes])
+    hole = holes.ravel()[places]
+    low, high = np.full(count, np.iinfo(np.int32).max), np.zeros(count, np.int64)
+    for step in (0, -width, -1, 1, width):
+        near = flat[places + step]
+        there = near > 0
+        np.minimum.at(low, hole[there], near[there])
+        np.maximum.at(high, hole[there], near[there])
+    return np.asarray(pixels | (small & (low == high))[holes])
+
+
+def _distance(pixels: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """To the nearest pixel that is not set; there is one.
 
     OpenCV's distances are square roots of whole numbers up to their last bits; these are taken again from the whole
     numbers, so that they cannot depend on where a row begins.
     """
     cv2 = require("cv2", "cpu")
-    total = np.zeros((inside.shape[0] + 2, inside.shape[1] + 2), np.float32)
-    for pixels in (inside, inside & (probability >= round(255 * SURE))):
-        above = np.pad(pixels, 1).astype(np.uint8)
-        distance = cv2.distanceTransform(above, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        total += np.sqrt(np.rint(distance * distance))
-    return np.asarray(total / 2, np.float32)
+    distance = cv2.distanceTransform(pixels.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(np.sqrt(np.rint(distance * distance)), np.float32)
 
 
-def _basins(height: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The way up from each pixel, to its highest neighbour and so on; of equal ones the last in reading order counts.
-
-    Returns:
-        places: (P,) of the pixels over 0 in the flat map, in reading order.
-        peaks: (P,) the place of each one's peak, as an index into `places`.
-    """
-    flat, width = height.ravel(), height.shape[1]
-    places = np.flatnonzero(flat)
+def _peaks(flat: NDArray[np.float32], width: int, places: NDArray[np.intp]) -> NDArray[np.int32]:
+    """Where the way up ends: to the highest neighbour and on; of equal ones the last in reading order counts."""
     best, highest = places.copy(), flat[places]
     for down, right in _STEPS:
         neighbour = places + (down * width + right)
@@ -226,20 +309,22 @@ def _basins(height: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.i
         up = (beside > highest) | ((beside == highest) & (neighbour > best))
         np.copyto(best, neighbour, where=up)
         np.copyto(highest, beside, where=up)
-    index = np.zeros(flat.size, np.intp)
-    index[places] = np.arange(len(places))
+    index = np.zeros(flat.size, np.int32)
+    index[places] = np.arange(len(places), dtype=np.int32)
     peaks = index[best]
     while (peaks[peaks] != peaks).any():
         peaks = peaks[peaks]
-    return places, peaks
+    return peaks
 
 
-def _necks(
-    height: NDArray[np.float32], places: NDArray[np.intp], peaks: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Pairs of basins that touch, (Q, 2), and the height of the highest pass between each, (Q,), the highest first."""
-    flat, width = height.ravel(), height.shape[1]
-    basin = np.full(flat.size, -1, np.intp)
+def _passes(
+    flat: NDArray[np.float32], width: int, places: NDArray[np.intp], peaks: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Pairs of basins that touch, (Q, 2), and the highest pass between each, (Q,), the highest first.
+
+    A pass is a pair of neighbours, one of each basin, and as high as the lower of them.
+    """
+    basin = np.full(flat.size, -1, np.int32)
     basin[places] = peaks
     found = []
     for step in (1, width - 1, width, width + 1):
@@ -256,35 +341,3 @@ def _necks(
     first, second, passes = first[new], second[new], passes[new]
     falling = np.argsort(-passes, kind="stable")
     return np.stack([first, second], axis=1)[falling], passes[falling]
-
-
-def _joined(
-    pairs: NDArray[np.intp],
-    necks: NDArray[np.float32],
-    heights: NDArray[np.float32],
-    peaks: NDArray[np.intp],
-    parameters: CellParameters,
-) -> NDArray[np.intp]:
-    """The cell of each pixel, named by its peak: basins joined over the widest necks first."""
-    cell = np.arange(len(peaks))
-    area = np.bincount(peaks, minlength=len(peaks))
-    parent: dict[int, int] = {}
-
-    def root(basin: int) -> int:
-        top = basin
-        while top in parent:
-            top = parent[top]
-        while basin != top:
-            parent[basin], basin = top, parent[basin]
-        return top
-
-    for (one, other), neck in zip(pairs.tolist(), necks.tolist(), strict=True):
-        low, high = sorted((root(one), root(other)), key=lambda basin: (heights[basin], -basin))
-        peak = float(heights[low])
-        apart = neck < parameters.neck * peak and neck <= peak - parameters.depth
-        if low != high and not (apart and min(area[low], area[high]) >= parameters.least_piece):
-            parent[low] = high
-            area[high] += area[low]
-    for basin in parent:
-        cell[basin] = root(basin)
-    return cell[peaks]

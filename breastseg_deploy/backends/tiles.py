@@ -65,7 +65,7 @@ def run_golden_tile(network: TileNetwork, bundle: Bundle, tiles: SlideTiles) -> 
     Raises:
         ParityError: its Dice is under the limit that the export had to meet.
     """
-    golden, gabor = bundle.slide_golden(tiles.tile_px), bundle.manifest.gabor.parameters()
+    golden, gabor = bundle.slide_golden(tiles.golden_px), bundle.manifest.gabor.parameters()
     probability = checked(network, network_input(golden.frame[np.newaxis], gabor))
     mask = probability >= bundle.manifest.threshold
     found, limit = dice(mask, golden.mask), tiles.parity.limits.worst_dice

@@ -12,7 +12,20 @@ from breastseg_deploy.errors import FrameError
 from breastseg_deploy.io.images import SUFFIXES, FrameFile
 from breastseg_deploy.io.open_reader import dicom_files
 
-SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".btf")
+SLIDE_SUFFIXES = (
+    ".svs",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".bif",
+    ".vms",
+    ".vmu",
+    ".svslide",
+    ".czi",
+    ".dcm",
+    ".qptiff",
+    ".btf",
+)
 """Suffixes of slides in a folder, beside those of frames; a file that is named itself may have any."""
 
 _PNG, _JPEG, _TIFF = b"\x89PNG", b"\xff\xd8", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 LARGEST_FACTOR = 8.0
 """Between a slide's pixel size and the one asked for, either way; beyond it the pixel size is likely wrong."""
 
-_BAND_ROWS = 128
+_SOURCE_PX = 2**22
+"""Of the full resolution at once: 50 MB of colour in float32. Smaller bands would decode tiles at their seams twice."""
 _A_LITTLE = 1e-6
 """What a division that comes out even may lack in floating point."""
 
@@ -23,11 +24,12 @@ ReadSource = Callable[[int, int, int, int], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Rescaled:
-    """The grid of a rescaled slide: a triangle filter over the full resolution, as wide as a new pixel (at least one).
+    """The grid of a rescaled slide: a triangle filter over the full resolution.
 
-    The weights of a new pixel depend on its place in the slide alone, and sums are taken in one order, so that regions
-    agree to the bit wherever they are cut. Only the full resolution is read: lower levels are made differently by
-    every scanner. At the slide's border the filter is cut off and its weights sum to 1 again.
+    It reaches one new pixel to each side, at least one old one. The weights of a new pixel depend on its place in the
+    slide alone, and sums are taken in one order, so that regions agree to the bit wherever they are cut. Only the full
+    resolution is read: lower levels are made differently by every scanner. At the slide's border the filter is cut off
+    and its weights sum to 1 again.
 
     Attributes:
         source_px: (H, W) of the full resolution.
@@ -45,10 +47,8 @@ class Rescaled:
 
     def read(self, source: ReadSource, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
         """A region of the rescaled slide; (height, width) or (height, width, channels) float32."""
-        bands = [
-            self._band(source, top + row, left, min(_BAND_ROWS, height - row), width)
-            for row in range(0, height, _BAND_ROWS)
-        ]
+        rows = max(1, int(_SOURCE_PX / (width * self.step**2)))
+        bands = [self._band(source, top + row, left, min(rows, height - row), width) for row in range(0, height, rows)]
         return np.concatenate(bands)
 
     def _band(self, source: ReadSource, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
@@ -56,8 +56,8 @@ class Rescaled:
         columns, column_weights = self._taps(left, width, self.source_px[1])
         y, x = int(rows.min()), int(columns.min())
         pixels = source(y, x, int(rows.max()) + 1 - y, int(columns.max()) + 1 - x)
-        down = _weighted(pixels, rows - y, row_weights)
-        return _weighted(down.swapaxes(0, 1), columns - x, column_weights).swapaxes(0, 1)
+        down = _weighted(pixels.astype(np.float32), rows - y, row_weights, 0)
+        return _weighted(down, columns - x, column_weights, 1)
 
     def _taps(self, first: int, count: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """Indices of source pixels and their weights, (count, taps) each; all new pixels have as many taps."""
@@ -70,11 +70,18 @@ class Rescaled:
         return np.clip(index, 0, side - 1), weight.astype(np.float32)
 
 
-def _weighted(pixels: NDArray[Any], index: NDArray[np.intp], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weighted sums of rows: out[i] = sum over k of weight[i, k] * pixels[index[i, k]], k in order."""
-    out = np.zeros((len(index), *pixels.shape[1:]), np.float32)
+def _weighted(
+    pixels: NDArray[np.float32], index: NDArray[np.intp], weight: NDArray[np.float32], axis: int
+) -> NDArray[np.float32]:
+    """Weighted sums of rows or columns: out[i] = sum over k of weight[i, k] * pixels[index[i, k]], k in order."""
+    shape = [*pixels.shape]
+    shape[axis] = len(index)
+    out, one = np.zeros(shape, np.float32), np.empty(shape, np.float32)
+    broadcast = [-1 if number == axis else 1 for number in range(pixels.ndim)]
     for tap in range(index.shape[1]):
-        out += pixels[index[:, tap]] * weight[:, tap].reshape(-1, *[1] * (pixels.ndim - 1))
+        np.take(pixels, index[:, tap], axis, out=one, mode="clip")  # "raise" would copy all of it once more
+        one *= weight[:, tap].reshape(broadcast)
+        out += one
     return out
 
 

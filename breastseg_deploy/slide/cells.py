@@ -107,7 +107,10 @@ class _Found:
             self._on_too_large(region)
             return
         place = top, left, bottom - top, right - left
-        found = components(self._raster.mask(*place))
+        mask = self._raster.mask(*place)
+        if not mask.any():
+            return
+        found = components(mask)
         boxes = found.boxes + np.array((top, left, top, left))
         wanted = np.zeros(len(boxes), np.bool_) if core is None else ~self._grid.at_seam(core, boxes)
         known = set(whole)

@@ -85,7 +85,10 @@ def crossing(raster: SlideRaster, grid: Grid, rows: Iterable[int]) -> dict[tuple
 def _ids(raster: SlideRaster, grid: Grid, core: Box, union: _Union) -> NDArray[np.int64]:
     """(H, W) the set of the union that each pixel of a core is in; -1 for background, and for what stays inside."""
     top, left, bottom, right = core
-    found = components(raster.mask(top, left, bottom - top, right - left))
+    mask = raster.mask(top, left, bottom - top, right - left)
+    if not mask.any():  # most of a large slide
+        return np.broadcast_to(np.int64(-1), mask.shape)
+    found = components(mask)
     boxes = found.boxes + np.array((top, left, top, left))
     reaches = grid.at_seam(core, boxes)
     reaches[0] = False

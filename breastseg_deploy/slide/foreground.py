@@ -21,8 +21,8 @@ from breastseg_deploy.tiling import Plan, Tile
 LARGEST_RANGE = 3
 """Grey levels of 255."""
 LARGEST_FACTOR = 32
-_LEAST_PX = 1024
-
+LEAST_PX = 1024
+"""Of the picture's longest side."""
 _LUMA = np.array([299, 587, 114], np.uint32)
 
 
@@ -32,7 +32,7 @@ def empty_tiles(slide: SlideSource, plan: Plan) -> list[Place]:
     Raises:
         SlideError: the slide cannot be read.
     """
-    longest = max(_LEAST_PX, math.ceil(max(slide.size_px) / LARGEST_FACTOR))
+    longest = max(LEAST_PX, math.ceil(max(slide.size_px) / LARGEST_FACTOR))
     thumbnail, downsample = slide.thumbnail(longest)
     luma = (thumbnail @ _LUMA + 500) // 1000
     return [(tile.row, tile.column) for tile in plan if _is_empty(luma, tile, downsample)]

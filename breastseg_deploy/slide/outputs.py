@@ -89,9 +89,10 @@ def _write_ome_tiff(done: Finished) -> Mapping[str, Any]:
 def _write_geojson(done: Finished) -> Mapping[str, Any]:
     from breastseg_deploy.slide.writers.geojson import write_geojson
 
-    own, raster = done.slide.info.size_px, done.slide.size_px
-    scale = own[0] / raster[0], own[1] / raster[1]
-    write_geojson(done.folder / GEOJSON, done.store, done.cells, done.slide.pixel_size_um, pixel_scale=scale)
+    conversion = done.slide.conversion
+    rescaled_um = conversion.get("rescaled_to_um")
+    scale = 1.0 if rescaled_um is None else rescaled_um / conversion["pixel_size_um"]
+    write_geojson(done.folder / GEOJSON, done.store, done.cells, done.slide.pixel_size_um, pixel_scale=(scale, scale))
     return {}
 
 

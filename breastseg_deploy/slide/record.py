@@ -55,6 +55,8 @@ class RunFolder:
         try:
             yield self._finished()
         finally:
+            if not (self.work / _RUN).exists():  # nothing was begun: a refused run leaves no trace
+                self.clear()
             if release is not None:
                 release()
 

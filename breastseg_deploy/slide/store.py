@@ -22,7 +22,7 @@ from breastseg_deploy.tiling import Box, Plan, Tile
 _TILES, _LABELS = "tiles", "labels"
 _LEVEL = 1
 """Of zlib: the files live as long as the run does."""
-_CACHED = 48
+_CACHED_BYTES = 2**26
 """Decoded blocks that are held: a row of tiles is read more than once while it is written out."""
 
 Place = tuple[int, int]
@@ -45,6 +45,7 @@ class TileStore:
         make_folder(self._tiles)
         make_folder(self._labels)
         self._cache: OrderedDict[tuple[str, Place], NDArray[np.uint8] | NDArray[np.uint32]] = OrderedDict()
+        self._held = 0
         self._turn = threading.Lock()
 
     @property
@@ -78,8 +79,9 @@ class TileStore:
         Raises:
             OutputError: no permission, no space.
         """
-        content = zlib.compress(np.ascontiguousarray(labels, np.uint32).tobytes(), _LEVEL)
-        write_whole(self._labels / _label_name((top, left)), content)
+        if labels.any():  # a block without a file holds none
+            content = zlib.compress(np.ascontiguousarray(labels, np.uint32).tobytes(), _LEVEL)
+            write_whole(self._labels / _label_name((top, left)), content)
 
     def mask(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """See `SlideRaster.mask`."""
@@ -119,9 +121,10 @@ class TileStore:
                 return self._cache[key]
         block = read()  # outside the lock: several threads may decode
         with self._turn:
+            self._held += 0 if key in self._cache else block.nbytes
             self._cache[key] = block
-            while len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
+            while self._held > _CACHED_BYTES:
+                self._held -= self._cache.popitem(last=False)[1].nbytes
         return block
 
     def _read_tile(self, tile: Tile) -> NDArray[np.uint8]:
@@ -136,7 +139,7 @@ class TileStore:
 
     def _read_labels(self, own: Box) -> NDArray[np.uint32]:
         path = self._labels / _label_name((own.top, own.left))
-        if not path.exists():  # a block without cells need not be written
+        if not path.exists():
             return np.zeros(own.size_px, np.uint32)
         return np.frombuffer(_content(path, 4 * own.area_px), np.uint32).reshape(own.size_px)
 

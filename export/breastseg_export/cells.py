@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from breastseg_deploy.cell_choice import CellChoice, CellFigures, CellsOfSource
 from breastseg_deploy.errors import DataError
 from breastseg_deploy.instance_metrics import InstanceCounts, instance_counts, together
-from breastseg_deploy.instances import CellParameters, Unit, split_cells
+from breastseg_deploy.instances import DEFAULTS, CellParameters, Unit, components, in_255ths, landscape, split_cells
 from breastseg_deploy.progress import followed
 from breastseg_export.report import rendered
 from breastseg_export.runners import Engine
@@ -22,10 +22,10 @@ from breastseg_train.data.dataset import Sample, read_data_set
 from breastseg_train.data.sources import sources
 
 COMPONENTS = CellParameters(method="components")
-NECKS, DEPTHS_PX, LEAST_PIECES_PX = (0.8, 0.9, 0.95, 0.97), (0.4, 0.6), (30.0, 60.0, 120.0)
+NECKS, LEAST_PIECES_PX, LARGEST_HOLES_PX = (0.8, 0.9, 0.95, 0.97), (30.0, 60.0, 120.0), (0.0, 10.0, 100.0)
 WATERSHEDS = tuple(
-    CellParameters(neck=neck, depth=depth, least_piece=piece)
-    for neck, depth, piece in product(NECKS, DEPTHS_PX, LEAST_PIECES_PX)
+    CellParameters(neck=neck, least_piece=piece, largest_hole=hole)
+    for hole, neck, piece in product(LARGEST_HOLES_PX, NECKS, LEAST_PIECES_PX)
 )
 """The grid, in pixels; of equal F1 the first counts."""
 LARGEST_LOSS = 0.02
@@ -85,8 +85,14 @@ def choose_cells(frames: LabelledFrames, predict: Engine, threshold: float, pixe
     for sample in followed(frames.samples, "choosing how masks become cells", "frames"):
         frame, _ = sample.read()
         probability, truth = predict(frame), labels_of(sample)
-        for parameters, counts in tried.items():
-            counts.append(instance_counts(split_cells(probability >= threshold, probability, parameters), truth))
+        mask = probability >= threshold
+        tried[COMPONENTS].append(instance_counts(split_cells(mask, probability, COMPONENTS), truth))
+        found, in_bytes = components(mask), in_255ths(probability)
+        cells = found.areas >= DEFAULTS.least_area
+        basins = {hole: landscape(found, cells, in_bytes, hole) for hole in LARGEST_HOLES_PX}
+        for parameters in WATERSHEDS:
+            split = basins[parameters.largest_hole].cells(parameters)
+            tried[parameters].append(instance_counts(split, truth))
     by_source: dict[str, list[int]] = defaultdict(list)
     for number, source in enumerate(frames.sources):
         by_source[source].append(number)

@@ -58,6 +58,23 @@ def test_a_dip_of_the_probability_parts_what_the_mask_joins() -> None:
     assert split_cells(mask, probability, CellParameters(neck=0.85)).max() == 2
 
 
+def test_a_nucleolus_is_no_neck_and_a_larger_hole_is() -> None:
+    mask = disc((96, 96), (48, 48), 22)
+    mask[46:49, 46:49] = mask[50, 60] = mask[40, 36] = False  # holes of 9 px and less
+    assert split(mask).max() == 1
+    assert split(mask, CellParameters(neck=0.97, largest_hole=0)).max() > 1
+
+
+def test_a_hole_with_something_in_it_is_not_filled() -> None:
+    mask = disc((96, 96), (48, 48), 22)
+    mask[44:51, 44:51] = False
+    labels = split(mask, CellParameters(least_area=1, largest_hole=100))
+    mask[47, 47] = True
+    among = split(mask, CellParameters(least_area=1, largest_hole=100))
+    assert labels.max() == 1
+    assert among[47, 47] not in (0, among[30, 48])
+
+
 def test_components_are_cells_where_that_is_the_method() -> None:
     assert split(two_discs(22), CellParameters(method="components")).max() == 1
     assert split(two_discs(30), CellParameters(method="components")).max() == 2
@@ -119,7 +136,7 @@ def test_what_surrounds_a_component_does_not_change_its_cells() -> None:
 
 
 def test_micrometres_become_pixels_and_back() -> None:
-    in_um = CellParameters(unit="um", depth=0.2, least_area=7.5, least_piece=15)
+    in_um = CellParameters(unit="um", depth=0.2, least_area=7.5, least_piece=15, largest_hole=2.5)
     in_px = in_um.in_unit("px", 0.5)
     assert (in_px.unit, in_px.depth, in_px.least_area, in_px.least_piece, in_px.neck) == ("px", 0.4, 30, 60, 0.95)
     assert in_px.in_unit("um", 0.5) == in_um

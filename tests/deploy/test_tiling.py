@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from breastseg_deploy.errors import ArgumentError
@@ -16,6 +16,7 @@ GRIDS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, GRIDS, st.booleans())
 def test_each_pixel_of_the_slide_lies_in_one_core(height: int, width: int, grid: Grid, moved: bool) -> None:
     count = np.zeros((height, width), np.uint8)
@@ -24,6 +25,7 @@ def test_each_pixel_of_the_slide_lies_in_one_core(height: int, width: int, grid:
     assert (count == 1).all()
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, GRIDS, st.booleans())
 def test_tiles_start_at_multiples_of_32_inside_the_padded_slide_and_are_of_one_size(
     height: int, width: int, grid: Grid, moved: bool
@@ -37,6 +39,7 @@ def test_tiles_start_at_multiples_of_32_inside_the_padded_slide_and_are_of_one_s
         assert tile.seen.right <= padded[1]
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, GRIDS, st.booleans())
 def test_a_core_keeps_the_halo_away_from_every_border_of_its_tile_but_the_slides_own(
     height: int, width: int, grid: Grid, moved: bool
@@ -50,6 +53,7 @@ def test_a_core_keeps_the_halo_away_from_every_border_of_its_tile_but_the_slides
         assert seen.right == padded[1] or seen.right - core.right >= grid.halo_px
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, GRIDS, st.data())
 def test_the_tiles_that_a_box_touches_are_those_whose_cores_share_pixels_with_it(
     height: int, width: int, grid: Grid, data: st.DataObject
@@ -66,6 +70,7 @@ def test_the_tiles_that_a_box_touches_are_those_whose_cores_share_pixels_with_it
     assert list(plan.touched(box)) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(32, 4000), GRIDS)
 def test_borders_of_the_moved_grid_lie_half_a_step_before_those_of_the_first(side: int, grid: Grid) -> None:
     first, moved = (Plan((side, side), grid, moved).rows for moved in (False, True))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy import Bundle
 from breastseg_deploy.cell_choice import NOT_CHOSEN
+from breastseg_deploy.cli.main import main as breastseg
 from breastseg_deploy.errors import DataError
 from breastseg_deploy.instance_metrics import InstanceCounts
 from breastseg_deploy.instances import DEFAULTS, split_cells
@@ -123,12 +124,20 @@ def test_an_export_with_labelled_frames_tells_the_choice_everywhere(
     report = (bundle / "report.html").read_text()
     assert "<h2>Cells</h2>" in report
     assert f"{choice.worst_source}, worst source" in report
+    assert breastseg(["inspect", str(bundle)]) == 0
+    inspected = capsys.readouterr().out
+    assert choice.figures.in_words in inspected
+    assert f"{choice.worst_source}, the worst" in inspected
 
 
-def test_a_bundle_without_labelled_frames_says_that_the_defaults_serve(demo_bundle: Path) -> None:
+def test_a_bundle_without_labelled_frames_says_that_the_defaults_serve(
+    demo_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest: Manifest = Bundle.open(demo_bundle).manifest
     assert manifest.cells is None
     assert NOT_CHOSEN in (demo_bundle / "report.html").read_text()
+    assert breastseg(["inspect", str(demo_bundle)]) == 0
+    assert NOT_CHOSEN in capsys.readouterr().out
 
 
 def test_the_documented_defaults_lie_on_the_grid() -> None:

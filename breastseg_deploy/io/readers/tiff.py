@@ -45,7 +45,7 @@ class TiffReader:
                 self._levels = [_level(level, path, stack, len(names)) for level in series.levels]
                 sizes = [level.size_px for level in self._levels]
                 self._info = SlideInfo(
-                    "OME-TIFF" if tiff.is_ome else "ImageJ TIFF" if tiff.is_imagej else "TIFF",
+                    _format_of(tiff),
                     sizes[0],
                     names,
                     series.dtype.newbyteorder("=").name,
@@ -216,6 +216,16 @@ def _refuse_past_end(offsets: NDArray[np.int64], counts: NDArray[np.int64], path
 
 def _cut_short(path: Path, how: str) -> SlideError:
     return SlideError(f"{path} is cut short: {how}; copy the slide again")
+
+
+def _format_of(tiff: Any) -> str:
+    kinds = {
+        "OME-TIFF": tiff.is_ome,
+        "QPTIFF": tiff.is_qpi,
+        "ImageJ TIFF": tiff.is_imagej,
+        "MetaMorph TIFF": tiff.is_stk,
+    }
+    return next((kind for kind, is_it in kinds.items() if is_it), "TIFF")
 
 
 def _file_of(page: Any) -> Path:

@@ -58,7 +58,7 @@ def slide_series(tiff: Any, path: Path) -> Any:
 
 
 def channel_names(tiff: Any, series: Any, path: Path) -> tuple[str, ...]:
-    """Names of the channels in order: R, G, B for colour; OME's own names; else their numbers.
+    """Names of the channels in order: R, G, B for colour; those of OME and QPTIFF; else their numbers.
 
     Raises:
         SlideError: an alpha channel.
@@ -69,8 +69,7 @@ def channel_names(tiff: Any, series: Any, path: Path) -> tuple[str, ...]:
         raise SlideError(f"{path} has an alpha channel; save it as grey or RGB without transparency")
     if key.photometric.name in ("RGB", "YCBCR") and key.samplesperpixel == 3 and count == 3:
         return ("R", "G", "B")
-    pixels = _ome_pixels(tiff, series)
-    names = [] if pixels is None else [_name(channel) for channel in pixels.findall("{*}Channel")]
+    names = _stated_names(tiff, series)
     return tuple(names) if len(names) == count and all(names) else tuple(str(number) for number in range(count))
 
 
@@ -147,8 +146,12 @@ def _metamorph_pixel_size(stated: Mapping[str, Any]) -> tuple[float, float] | No
     return (height, width) if height > 0 and width > 0 else None
 
 
-def _name(channel: ElementTree.Element) -> str:
-    return channel.get("Name") or ""
+def _stated_names(tiff: Any, series: Any) -> list[str]:
+    if tiff.is_qpi:
+        pages = [ElementTree.fromstring(page.aspage().description) for page in series.pages]
+        return [page.findtext("Name") or "" for page in pages]
+    pixels = _ome_pixels(tiff, series)
+    return [] if pixels is None else [channel.get("Name") or "" for channel in pixels.findall("{*}Channel")]
 
 
 def _ratio(tag: Any) -> float:

@@ -95,7 +95,8 @@ def _features(
     labels = raster.labels(top, left, int(cells["bottom"].max()) - top, int(cells["right"].max()) - left)
     wanted = np.zeros(max(int(labels.max()), int(cells["number"].max())) + 1, bool)
     wanted[cells["number"]] = True
-    outlines = trace(np.where(wanted[labels], labels, 0))  # others are cut off by this region, and come in their own
+    labels = np.where(wanted[labels], labels, 0)  # others are cut off by this region, and come in their own
+    outlines = trace(labels)
     down = [f"{(top + row) * pixel_scale[0]:.12g}" for row in range(labels.shape[0] + 1)]
     across = [f"{(left + column) * pixel_scale[1]:.12g}" for column in range(stride_of(labels))]
     told = {name: values for name, values in columns.items() if name not in PLACES}

@@ -57,13 +57,13 @@ def _segments(padded: NDArray[np.uint32]) -> tuple[list[int], list[int], list[in
     A piece goes with its cell on the right. Where two pixels of a cell touch by a corner, each keeps to itself.
     """
     stride, flat = padded.shape[1], padded.ravel()
-    inside = np.flatnonzero(flat)
-    label = flat[inside]
+    rows = flat[stride:-stride]  # all but the rim above and below, so that each pixel has neighbours
     corners = (-stride - 1, -stride, 0, -1)  # of a pixel, clockwise from the top left one, to its own index
     keys, goals, numbers = [], [], []
     for heading, (ahead, left) in enumerate(((1, -stride), (stride, 1), (-1, stride), (-stride, -1))):
-        on_edge = flat[inside + left] != label
-        pixel, own = inside[on_edge], label[on_edge]
+        beside = flat[stride + left : len(flat) - stride + left]
+        pixel = np.flatnonzero((rows != beside) & (rows > 0)) + stride
+        own = flat[pixel]
         begins = (flat[pixel - ahead] != own) | (flat[pixel - ahead + left] == own)
         goes_on = flat[pixel + ahead] == own
         ends = ~goes_on | (flat[pixel + ahead + left] == own)

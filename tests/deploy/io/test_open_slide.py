@@ -311,6 +311,9 @@ def test_a_place_that_is_no_slide_is_refused_in_a_sentence(tmp_path: Path) -> No
         open_slide(tmp_path / "nothing.svs")
     with pytest.raises(SlideError, match="is a folder and no slide"):
         open_slide(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SlideError, match=r"cannot read .*a\.svs: Not a directory; check its name and permissions"):
+        open_slide(tmp_path / "file" / "a.svs")
     text = tmp_path / "a.svs"
     text.write_text("no slide")
     with pytest.raises(SlideError, match=r"a.svs is no slide that can be read; expected TIFF"):

@@ -21,7 +21,7 @@ FORMATS = {
     "OS-1-detail.ome.tif": ("OME-TIFF", (1101, 1101), "uint8", 3, 0.2271),
     "OS-2-ndpi-ki67.ome.tif": ("OME-TIFF", (2202, 2202), "uint8", 3, 0.2271),
     "breast_dapi_16bit.tif": ("ImageJ TIFF", (589, 1070), "uint16", 1, 0.32442),
-    "u2os_hoechst_16bit.tif": ("TIFF", (520, 696), "uint16", 1, 0.645),
+    "u2os_hoechst_16bit.tif": ("MetaMorph TIFF", (520, 696), "uint16", 1, 0.645),
     "breast_dapi_pyramid_16bit.ome.tif": ("OME-TIFF", (851, 2260), "uint16", 1, None),
 }
 """Format, size, dtype, channels and pixel size of each file."""

@@ -101,6 +101,31 @@ def test_an_ome_pyramid_has_its_levels_channels_and_pixel_size(tmp_path: Path) -
     reader.close()
 
 
+def test_a_qptiff_of_8_bit_fluorescence_has_its_channels_names_and_levels(tmp_path: Path) -> None:
+    def described_as(kind: str, name: str) -> dict[str, Any]:
+        names = f"<ImageType>{kind}</ImageType><Name>{name}</Name>"
+        xml = f'<?xml version="1.0" encoding="utf-16"?><PerkinElmer-QPI-ImageDescription>{names}'
+        return {
+            "description": xml + "</PerkinElmer-QPI-ImageDescription>",
+            "software": "PerkinElmer-QPI",
+            "metadata": None,
+            "resolution": (20000, 20000),
+            "resolutionunit": "CENTIMETER",
+        }
+
+    planes, path = [rgb8(150, 210)[:, :, 0], rgb8(150, 210)[:, :, 1]], tmp_path / "a.qptiff"
+    with tifffile.TiffWriter(path) as tiff:
+        for plane, name in zip(planes, ("DAPI", "CK5"), strict=True):
+            tiff.write(plane, tile=(64, 64), **described_as("FullResolution", name))
+        tiff.write(rgb8(30, 40), photometric="rgb", **described_as("Thumbnail", ""))
+        for plane, name in zip(planes, ("DAPI", "CK5"), strict=True):
+            tiff.write(plane[::2, ::2], tile=(64, 64), subfiletype=1, **described_as("ReducedResolution", name))
+    regions_agree(path, np.stack(planes, axis=-1))
+    info = described(path)
+    assert (info.format, info.channels, info.pixel_size_um) == ("QPTIFF", ("DAPI", "CK5"), (0.5, 0.5))
+    assert [level.downsample for level in info.levels] == [1.0, 2.0]
+
+
 def test_an_imagej_stack_of_channels_has_its_unit(tmp_path: Path) -> None:
     planes = np.stack([grey16(150, 210), grey16(150, 210)[::-1]])
     path = tmp_path / "a.tif"

@@ -106,14 +106,16 @@ def discs(size_px: tuple[int, int], count: int, seed: int = 0) -> NDArray[np.uin
     return np.repeat(image[:, :, np.newaxis], 3, axis=2)
 
 
-def made_up_bundle(folder: Path, *, limit_ppm: float = 100.0, pixel_size_um: float | None = None) -> Bundle:
+def made_up_bundle(
+    folder: Path, *, limit_ppm: float = 100.0, pixel_size_um: float | None = None, grid: Grid = GRID
+) -> Bundle:
     """A bundle of a manifest alone: what a run reads of it."""
     gabor = GaborParameters(wavelengths_px=(4.0,), orientations=2)  # most of the time of a run
     artefact = {"inputs": [], "outputs": [], "limits": LIMITS, "parity": []}
     agreement = {"images": "", "tiles": 1, "pixels": 1, "flipped_ppm": 0, "worst_flipped_ppm": 0, "dice": 1}
     details = {
-        "tile_px": GRID.tile_px,
-        "halo_px": GRID.halo_px,
+        "tile_px": grid.tile_px,
+        "halo_px": grid.halo_px,
         "window_px": 64,
         "pools": 0,
         "parity": PARITY,

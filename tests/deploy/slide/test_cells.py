@@ -81,7 +81,8 @@ def test_the_grid_never_shows(data: st.DataObject) -> None:
     mask = blocks.repeat(block, axis=0).repeat(block, axis=1)[: size_px[0], : size_px[1]].astype(np.uint8)
     probability = rng.integers(0, 256, size_px, np.uint8)
     method = data.draw(st.sampled_from(["watershed", "components"]))
-    parameters = CellParameters(method=method, neck=data.draw(st.floats(0.5, 1)), depth=0, least_area=2, least_piece=2)
+    neck, hole = data.draw(st.floats(0.5, 1)), data.draw(st.integers(0, 40))
+    parameters = CellParameters(method=method, neck=neck, depth=0, least_area=2, least_piece=2, largest_hole=hole)
     assert_the_grid_does_not_show(InMemory(mask, probability), core_px, parameters)
 
 

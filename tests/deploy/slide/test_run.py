@@ -160,8 +160,10 @@ def test_a_run_with_another_slide_conversion_or_bundle_is_refused(
     else:
         with pytest.raises(BackendError, match="no more"):
             run(slide, bundle, tmp_path / "out", failing(2))
+    before = set((tmp_path / "out").rglob("*"))
     with pytest.raises(OutputError, match=f"holds {stage} of another run"):
         run(*other(slide, bundle), tmp_path / "out")
+    assert set((tmp_path / "out").rglob("*")) == before
 
 
 def failing(call: int) -> BrightPixels:

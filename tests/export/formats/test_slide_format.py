@@ -51,7 +51,7 @@ def told(bundle: Bundle) -> SlideTiles:
 def test_the_manifest_says_how_slides_are_cut_and_how_well_two_grids_agree(bundle: Bundle) -> None:
     tiles = told(bundle)
     assert {SLIDE_NETWORK, SLIDE_GOLDEN} <= bundle.manifest.files.keys()
-    assert (tiles.window_px, tiles.tile_px, tiles.halo_px) == (64, 128, 32)
+    assert (tiles.window_px, tiles.tile_px, tiles.halo_px) == (64, 256, 64)
     assert tiles.pools > 0
     assert tiles.parity.worst_dice >= 0.9999
     assert tiles.agreement.tiles > 1
@@ -119,7 +119,7 @@ def test_measures_that_make_no_grid_are_refused_when_a_bundle_is_opened(bundle: 
     for name in bundle.manifest.files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(bundle.path / name)
-    with pytest.raises(BundleError, match=r"slide artefact: .*multiples of 32 px, got 128 and 100"):
+    with pytest.raises(BundleError, match=r"slide artefact: .*multiples of 32 px, got 256 and 100"):
         Bundle.open(tmp_path)
 
 
