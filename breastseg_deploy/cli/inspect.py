@@ -19,7 +19,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.progress import Progress
 
     with Progress(f"opening {arguments.bundle}"):
-        manifest = Bundle.open(arguments.bundle).manifest
+        bundle = Bundle.open(arguments.bundle)
+    manifest = bundle.manifest
     if arguments.json:
         print_json(manifest.model_dump(mode="json"))
         return 0
@@ -33,6 +34,7 @@ def _run(arguments: argparse.Namespace) -> int:
         ("network", f"UNet++ on {manifest.encoder}, decoder {', '.join(map(str, manifest.decoder_channels))}"),
         ("precision", manifest.precision),
         ("threshold", str(manifest.threshold)),
+        ("signature", bundle.trust),
         ("built", f"{manifest.built_at}, " + ", ".join(f"{k} {v}" for k, v in manifest.built_with.items())),
     ]
     rows.append(("measured on", manifest.parity_frames))
