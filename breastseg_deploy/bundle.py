@@ -35,6 +35,8 @@ GATE_DECODER = "gate/decoder.onnx"
 INT8_NETWORK, INT8_WEIGHTS = "int8/network.xml", "int8/network.bin"
 """`TENSOR` to probability (1, 1, H, W), partly in 8-bit integers, as OpenVINO's intermediate representation."""
 REPORT = "report.html"
+SBOM = "sbom.cdx.json"
+"""What built the bundle and what serves it, as a CycloneDX list of components."""
 GOLDENS = "goldens"
 ENGINES = "engines"
 

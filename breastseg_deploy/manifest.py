@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from breastseg_deploy.errors import BundleError
+from breastseg_deploy.fingerprint import Fingerprint
 from breastseg_deploy.preprocess.gabor import GaborParameters
 
 SCHEMA_VERSION = 3
@@ -168,6 +169,7 @@ class Manifest(Part):
     licence: str
     intended_use: str
     training: dict[str, Any]
+    drift: Fingerprint | None = None
 
     def artefact(self, role: str) -> Artefact | None:
         """The first artefact of that role; None where there is none."""

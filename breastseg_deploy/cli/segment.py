@@ -12,6 +12,7 @@ from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, 
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 
 if TYPE_CHECKING:
+    from breastseg_deploy.drift import DriftWatch
     from breastseg_deploy.io.images import FrameFile
     from breastseg_deploy.result import Segmentation
     from breastseg_deploy.segmenter import Segmenter
@@ -23,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="masks go to DIR/NAME.png, 0 and 255")
     parser.add_argument("--overlay", action="store_true", help="also DIR/NAME.overlay.png: the frame and the outline")
     parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
+    parser.add_argument("--drift", action="store_true", help="say where the frames are unlike those of the export")
     add_backend_arguments(parser)
     parser.add_argument("--force", action="store_true", help="write into an output folder that is not empty")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -30,6 +32,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Segment every frame; one that fails is reported at the end and the others are done all the same."""
+    from breastseg_deploy.drift import DriftWatch
     from breastseg_deploy.errors import BackendError, FrameError
     from breastseg_deploy.io.images import find_frames
     from breastseg_deploy.progress import followed
@@ -41,10 +44,11 @@ def _run(arguments: argparse.Namespace) -> int:
     done: list[dict[str, object]] = []
     failed: list[dict[str, str]] = []
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
+        watch = DriftWatch(segment.manifest) if arguments.drift else None
         make_folder(arguments.output)
         for file in followed(files, "segment", "frames"):
             try:
-                done.append(_segment_file(segment, file, arguments))
+                done.append(_segment_file(segment, file, arguments, watch))
             except FrameError as err:
                 failed.append({"frame": str(file.path), "error": str(err)})
             except BackendError as err:
@@ -56,8 +60,13 @@ def _run(arguments: argparse.Namespace) -> int:
         for name in skipped:
             print(f"skipped by the empty-frame gate: {name}", file=sys.stderr)
         print(f"empty-frame gate: {len(skipped)} of {len(done)} frames skipped", file=sys.stderr)
+    if watch is not None:
+        _tell_drift(watch)
     if arguments.json:
-        print_json({"frames": done, "failed": failed, "backend": segment.backend, "gate": segment.gate is not None})
+        drift = {} if watch is None else {"drift": watch.summary()}
+        print_json(
+            {"frames": done, "failed": failed, "backend": segment.backend, "gate": segment.gate is not None, **drift}
+        )
     else:
         print(f"{len(done)} masks in {arguments.output}" + (f", {len(failed)} frames failed" if failed else ""))
     return 1 if failed else 0
@@ -86,12 +95,29 @@ def _targets(file: FrameFile, arguments: argparse.Namespace) -> dict[str, Path]:
     return targets
 
 
-def _segment_file(segment: Segmenter, file: FrameFile, arguments: argparse.Namespace) -> dict[str, object]:
+def _tell_drift(watch: DriftWatch) -> None:
+    """What the drift watch found over all frames; features that went out of bounds were told as they did."""
+    if watch.windows == 0:
+        print(f"drift watch: nothing was judged, it takes {watch.window} frames", file=sys.stderr)
+        return
+    told = ", ".join(f"{feature} in {count}" for feature, count in sorted(watch.warnings.items()))
+    print(
+        f"drift watch: {watch.windows_outside} of {watch.windows} windows of {watch.window} frames outside the limits"
+        + (f" ({told})" if told else ""),
+        file=sys.stderr,
+    )
+
+
+def _segment_file(
+    segment: Segmenter, file: FrameFile, arguments: argparse.Namespace, watch: DriftWatch | None
+) -> dict[str, object]:
     from breastseg_deploy.io.images import overlay, png_bytes, read_rgb
     from breastseg_deploy.storage import write_whole
 
     rgb = read_rgb(file, segment.manifest.frame.size_px, arguments.bit_depth)
     answer = segment(rgb)
+    if watch is not None:
+        watch.feed(rgb, answer)
     targets = _targets(file, arguments)
     if arguments.overlay:
         write_whole(targets["overlay"], png_bytes(overlay(rgb, answer.mask)))

@@ -47,7 +47,8 @@ class ExportSettings:
         targets: TensorRT flavours to build engines with.
         calibrate: folder of frames that the ranges of "int8" are measured on; none of them may be among `frames`.
         compute_capabilities: GPUs to build engines for; without any, this machine's own.
-        built_at: what the manifest states, see `build_time`; nothing else of a bundle but engines depends on the time.
+        built_at: what the manifest and the list of components state, see `build_time`; nothing else of a bundle but
+            engines depends on the time.
     """
 
     checkpoint: str
