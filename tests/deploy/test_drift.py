@@ -63,7 +63,7 @@ def test_a_drift_names_the_feature_its_value_and_its_limits(manifest: Manifest) 
     found = {drift.feature: drift for drift in watch.feed(*pair(200, DARKER))}
     assert found["noise"].value < found["noise"].low < found["noise"].high
     assert str(found["noise"]).startswith("noise: noise (grey values) is ")
-    assert f"expected {found['bright'].low:.4g} to {found['bright'].high:.4g}" in str(found["noise"])
+    assert f"expected {found['noise'].low:.4g} to {found['noise'].high:.4g}" in str(found["noise"])
 
 
 def test_every_window_outside_is_counted_and_told_once(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
