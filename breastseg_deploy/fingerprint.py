@@ -128,7 +128,7 @@ def measure(frame: NDArray[np.uint8], mask: NDArray[np.uint8], probability: NDAr
         "bright": float(np.log2(bright + _GREY_OFFSET)),
         "noise": float(np.log2(noise_sigma(grey) + 0.05)),
         "sharpness": float(np.log2((_change(wide, 1) + 0.01) / (_change(wide, 4) + 0.01))),
-        "colour": 0.0 if frame.ndim == 2 else float(np.mean(np.ptp(frame, axis=2))),
+        "colour": 0.0 if frame.ndim == 2 else _colour(frame),
         "foreground": float(cells.mean()),
         "width": _width(cells),
         "confidence": confidence,
@@ -141,6 +141,12 @@ def _luma(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return frame
     red, green, blue = np.moveaxis(frame.astype(np.uint16), 2, 0)
     return np.asarray((77 * red + 150 * green + 29 * blue + 128) >> 8, np.uint8)
+
+
+def _colour(frame: NDArray[np.uint8]) -> float:
+    """Mean difference of the largest and the smallest channel; 0 for grey in three channels."""
+    red, green, blue = np.moveaxis(frame, 2, 0)
+    return float(np.mean(np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)))
 
 
 def noise_sigma(grey: NDArray[np.uint8]) -> float:

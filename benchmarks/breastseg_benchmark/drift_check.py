@@ -1,7 +1,7 @@
 """`python -m breastseg_benchmark.drift_check BUNDLE DATA STAINED MEASURES`: what the drift watch finds on real frames.
 
-DATA has SPLIT/images, STAINED the same in H&E. The fingerprint comes from every second frame of the splits train, the
-limit was chosen on val, windows are of test. Measures go to the file MEASURES, and are taken from it where it has them.
+DATA has SPLIT/images, STAINED the same in H&E. The fingerprint comes from the splits train, the limit was
+chosen on val, windows are of test. Measures go to the file MEASURES, and are taken from it where it has them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.drift import WINDOW_FRAMES, outside
+from breastseg_deploy.drift import LIMIT, WINDOW_FRAMES, outside
+from breastseg_deploy.errors import DataError
 from breastseg_deploy.extras import require
-from breastseg_deploy.fingerprint import Fingerprint, Measures, measure, noise_sigma
+from breastseg_deploy.fingerprint import Fingerprint, fingerprint, measure, noise_sigma
 from breastseg_deploy.io.images import FrameFile, find_frames, read_frame
 from breastseg_deploy.progress import followed
 from breastseg_deploy.segmenter import Segmenter
@@ -29,19 +31,21 @@ CALIBRATION, LIMITS, HELD_BACK = ("train", "train_extra"), ("val", "val_extra"),
 SOURCES = ("aits", "bbbc039", "coelho_gnf", "coelho_ic100", "scc_human", "scc_mouse")
 WINDOWS = 1000
 PLAIN = "as they are"
+Known = dict[str, list[dict[str, Any]]]
+"""Measures with the frame's name, by set."""
 
 
 def blurred(frame: Frame, sigma_px: float) -> Frame:
-    return np.asarray(require("cv2", "benchmark").GaussianBlur(frame, (0, 0), sigma_px), np.uint8)
+    return np.asarray(require("cv2", "cpu").GaussianBlur(frame, (0, 0), sigma_px), np.uint8)
 
 
 def gained(frame: Frame, gain: float) -> Frame:
-    return np.clip(np.rint(frame * gain), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(frame * gain), 0, 255), np.uint8)
 
 
 def nearer(frame: Frame) -> Frame:
     """Pixels 1.5 times smaller than they ought to be; the noise is that of the frame, as a camera's would be."""
-    cv2 = require("cv2", "benchmark")
+    cv2 = require("cv2", "cpu")
     rows, columns = (round(side / 6) for side in frame.shape)
     inner = frame[rows : frame.shape[0] - rows, columns : frame.shape[1] - columns]
     return _with_noise_of(frame, cv2.resize(inner, frame.shape[::-1], interpolation=cv2.INTER_CUBIC))
@@ -49,7 +53,7 @@ def nearer(frame: Frame) -> Frame:
 
 def farther(frame: Frame) -> Frame:
     """Pixels 1.5 times larger; the frame's mirror images stand for what lies around it."""
-    cv2 = require("cv2", "benchmark")
+    cv2 = require("cv2", "cpu")
     rows, columns = (round(side / 1.5) for side in frame.shape)
     small = cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_AREA)
     top, left = (frame.shape[0] - rows) // 2, (frame.shape[1] - columns) // 2
@@ -88,9 +92,9 @@ STAINED, STAINED_GREY = "H&E", "H&E, one channel"
 
 def measured(
     segment: Segmenter, files: Sequence[FrameFile], what: str, change: Change, *, grey: bool = True
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """The measures of each frame with its name; smaller frames are filled up by their mirror image."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for file in followed(files, what, "frames"):
         frame = read_frame(file.path)
         height, width = segment.manifest.frame.size_px
@@ -117,11 +121,11 @@ def sets(data: Path, stained: Path) -> Iterator[tuple[str, list[FrameFile], Chan
     for what, change in CHANGES.items():
         yield what, held_back, change, True
         if what == PLAIN:  # early, because all else is compared with it
-            yield "train", calibration[::2], change, True
+            yield "train", calibration, change, True
 
 
 def windows_outside(
-    against: Fingerprint, frames: Sequence[Measures], limit: float, size: int = WINDOW_FRAMES
+    against: Fingerprint, frames: Sequence[Mapping[str, Any]], limit: float, size: int = WINDOW_FRAMES
 ) -> tuple[float, dict[str, float]]:
     """Share of windows with any feature outside the limits, and for each feature the share outside; seeded draws."""
     draws = np.random.default_rng(0)
@@ -136,15 +140,89 @@ def windows_outside(
     return any_of_them / WINDOWS, {name: count / WINDOWS for name, count in counts.items()}
 
 
+SOURCE_WINDOW = 16
+LIMITS_TRIED = (3.0, 3.5, 4.0, 4.5, 5.0)
+
+
+def limits_table(known: Known) -> list[str]:
+    """False alarms on the frames that the limit is chosen on, for each limit that was tried: all sources, and one."""
+    lines = [
+        "| standard errors | windows of val outside | the same, one source at a time: mean (worst) |",
+        "|---|---|---|",
+    ]
+    for limit in LIMITS_TRIED:
+        share, _ = windows_outside(_fingerprint(known["train"]), known["val"], limit)
+        apart = [windows_outside(*_of_source(known, "val", source), limit, SOURCE_WINDOW)[0] for source in SOURCES]
+        lines.append(f"| {limit} | {share:.1%} | {np.mean(apart):.1%} ({max(apart):.1%}) |")
+    return lines
+
+
+def changes_table(known: Known) -> list[str]:
+    """For each change the share of windows that are outside, and by which features; all sources, then one at a time."""
+    against = _fingerprint(known["train"])
+    lines = [
+        f"| frames | windows of {WINDOW_FRAMES} outside | by | one source, windows of {SOURCE_WINDOW}: mean (range) |",
+        "|---|---|---|---|",
+    ]
+    for what in (*CHANGES, STAINED, STAINED_GREY):
+        share, by = windows_outside(against, known[what], LIMIT)
+        named = sorted((name for name in by if by[name] >= 0.05), key=lambda name: -by[name])
+        told = ", ".join(f"{name} {by[name]:.0%}" for name in named[:4]) or "-"
+        apart = []
+        if what in CHANGES:
+            found = (_of_source(known, what, source) for source in SOURCES)
+            apart = [windows_outside(*one, LIMIT, SOURCE_WINDOW)[0] for one in found]
+        lines.append(
+            f"| {what} | {share:.1%} | {told} | "
+            + (f"{np.mean(apart):.1%} ({min(apart):.1%})" if apart else "-")
+            + " |"
+        )
+    return lines
+
+
+def _one_at_a_time(known: Known, what: str) -> str:
+    found = (_of_source(known, what, source) for source in SOURCES)
+    shares = [windows_outside(*one, LIMIT, SOURCE_WINDOW)[0] for one in found]
+    return f"{np.mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
+
+
+def sources_table(known: Known) -> list[str]:
+    """For each source: its frames, false alarms, and what a wrong pixel size makes of it."""
+    columns = (PLAIN, "pixels 1.5 times smaller", "pixels 1.5 times larger")
+    lines = ["| source | frames: fingerprint, test | " + " | ".join(columns) + " |", "|---|---|---|---|---|"]
+    for source in SOURCES:
+        shares = [windows_outside(*_of_source(known, what, source), LIMIT, SOURCE_WINDOW)[0] for what in columns]
+        counts = [sum(source in one["name"] for one in known[what]) for what in ("train", PLAIN)]
+        lines.append(
+            f"| {source} | {counts[0]}, {counts[1]} | " + " | ".join(f"{share:.1%}" for share in shares) + " |"
+        )
+    return lines
+
+
+def _fingerprint(frames: Sequence[Mapping[str, Any]]) -> Fingerprint:
+    made = fingerprint(frames)
+    if made is None:
+        raise DataError(f"{len(frames)} frames are too few for a fingerprint; give more")
+    return made
+
+
+def _of_source(known: Known, what: str, source: str) -> tuple[Fingerprint, list[dict[str, Any]]]:
+    """One source's fingerprint, and its frames of a set."""
+    calibration, frames = ([one for one in known[name] if source in one["name"]] for name in ("train", what))
+    return _fingerprint(calibration), frames
+
+
 def main(words: Sequence[str]) -> int:
     """Measure what MEASURES lacks, then print the tables."""
     bundle, data, stained, place = (Path(word) for word in words)
-    known = json.loads(place.read_text()) if place.exists() else {}
+    known: Known = json.loads(place.read_text()) if place.exists() else {}
     with Segmenter.open(bundle) as segment:
         for what, files, change, grey in sets(data, stained):
             if what not in known:
                 known[what] = measured(segment, files, what, change, grey=grey)
                 write_whole(place, json.dumps(known).encode())
+    for table in (limits_table, changes_table, sources_table):
+        print("\n".join(table(known)), end="\n\n")
     return 0
 
 

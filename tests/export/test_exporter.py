@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from breastseg_deploy.artefacts import HalfPrecision, details_of
-from breastseg_deploy.bundle import FP16, MODEL, NETWORK_FP16, PORTABLE, REPORT, Bundle
+from breastseg_deploy.bundle import FP16, MODEL, NETWORK_FP16, PORTABLE, REPORT, SBOM, Bundle
 from breastseg_deploy.errors import ArgumentError, CheckpointError, OutputError, ParityError
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
@@ -50,7 +50,7 @@ def test_demo_bundle_holds_what_its_manifest_says_and_nothing_else(demo_bundle: 
     bundle = Bundle.open(demo_bundle)
     on_disk = {p.relative_to(demo_bundle).as_posix() for p in demo_bundle.rglob("*") if p.is_file()}
     assert on_disk == {*bundle.manifest.files, "manifest.json"}
-    assert {MODEL, NETWORK_FP16, REPORT, *bundle.manifest.goldens} == set(bundle.manifest.files)
+    assert {MODEL, NETWORK_FP16, REPORT, SBOM, *bundle.manifest.goldens} == set(bundle.manifest.files)
 
 
 def test_manifest_records_what_was_exported_and_how_well(demo_manifest: Manifest) -> None:
