@@ -142,7 +142,7 @@ def outside(against: Fingerprint, window: Collection[Measures], limit: float = L
     """
     found = []
     for name, spread in against.spreads.items():
-        values = [one[name] for one in window if not isnan(one[name])]
+        values = [value for one in window if not isnan(value := against.value(name, one))]
         if len(values) < LEAST_VALUES:
             continue
         mean, half = float(np.mean(values)), spread.half_width(len(values), limit)

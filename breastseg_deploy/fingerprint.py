@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, sqrt
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from breastseg_deploy.errors import FrameError
+from breastseg_deploy.expected_width import ExpectedWidth, fit_expected_width
 
 LEAST_FRAMES = 16
 """A fingerprint of fewer frames would say little about how they scatter."""
 
 Measures = Mapping[str, float]
-"""What one frame gave, by feature (`FEATURES`), on the scale that the feature is compared on; NaN where it has none."""
+"""What one frame gave, by feature (`FEATURES` but "scale"), in the form that is compared; NaN where it has none."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,11 @@ FEATURES: Mapping[str, Feature] = {
     "colour": Feature("distance of the colour channels (grey values)", 0.5),
     "foreground": Feature("share of pixels called cells", 0.01),
     "width": Feature("width of the structures called cells (px)", 0.05, _power),
+    "scale": Feature("width of the structures over what frames of that brightness and noise had", 0.05, _power),
     "confidence": Feature("mean probability of pixels called cells", 0.01),
 }
-"""By name, in the order of reports. The last two are of frames with cells alone."""
+"""By name, in the order of reports. The last three are of frames with cells alone; the scale is the width once more,
+held against the expected one."""
 
 
 class Spread(BaseModel):
@@ -80,25 +84,41 @@ class Fingerprint(BaseModel):
     Attributes:
         frames: how many it was made from.
         spreads: by feature; a feature that hardly any of them had is missing.
+        expected_width: what "scale" is measured against; None of too few frames with cells, and then there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     frames: int = Field(ge=LEAST_FRAMES)
     spreads: dict[str, Spread]
+    expected_width: ExpectedWidth | None = None
+
+    def value(self, feature: str, measured: Measures) -> float:
+        """A feature of a frame, on the scale that it is compared on; NaN where the frame has none."""
+        if feature == "scale":
+            return float("nan") if self.expected_width is None else self.expected_width.excess(measured)
+        return measured[feature]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if unknown := sorted(self.spreads.keys() - FEATURES.keys()):
+            raise ValueError(f"a fingerprint has no feature {unknown[0]!r}")
+        return self
 
 
 def fingerprint(measured: Sequence[Measures]) -> Fingerprint | None:
     """The fingerprint of frames; None of fewer than `LEAST_FRAMES`."""
     if len(measured) < LEAST_FRAMES:
         return None
+    fitted = fit_expected_width([one for one in measured if not isnan(one["width"])])
+    expected_width, excesses = (None, ()) if fitted is None else fitted
     spreads = {}
     for name, feature in FEATURES.items():
-        values = [one[name] for one in measured if not isnan(one[name])]
+        values = excesses if name == "scale" else [one[name] for one in measured if not isnan(one[name])]
         if len(values) >= LEAST_FRAMES // 2:
             deviation = max(float(np.std(values, ddof=1)), feature.least_deviation)
             spreads[name] = Spread(mean=float(np.mean(values)), deviation=deviation, frames=len(values))
-    return Fingerprint(frames=len(measured), spreads=spreads)
+    return Fingerprint(frames=len(measured), spreads=spreads, expected_width=expected_width)
 
 
 def measure(frame: NDArray[np.uint8], mask: NDArray[np.uint8], probability: NDArray[np.float32] | None) -> Measures:
