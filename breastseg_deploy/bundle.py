@@ -103,19 +103,15 @@ class Bundle:
             raise BundleError(f"no bundle at {folder}: expected a folder made by breastseg-export")
         signed = None if public_key is None else check_signature(folder, public_key)
         content = _read_manifest(folder / MANIFEST)
-        if signed is not None and signed.files.get(MANIFEST) != hashlib.sha256(content).hexdigest():
-            raise _other_than_signed(folder / MANIFEST)
+        own = {MANIFEST: hashlib.sha256(content).hexdigest()}
+        if signed is not None:
+            signed.check(folder, own)
         manifest = parse_manifest(_text(content, folder / MANIFEST), str(folder / MANIFEST))
+        if signed is not None:
+            signed.check_all(folder, own | {name: entry.sha256 for name, entry in manifest.files.items()})
         bundle = cls(folder, manifest, None if signed is None else signed.key)
         for name, entry in manifest.files.items():
-            if signed is not None and signed.files.get(name) != entry.sha256:
-                raise _other_than_signed(folder / name)
             _check(folder / name, file_entry(folder / name), entry)
-        # Every file that was signed must be one of the manifest's: those alone are hashed, here and when they are read.
-        if signed is not None and (unlisted := sorted(signed.files.keys() - manifest.files.keys() - {MANIFEST})):
-            raise BundleError(
-                f"{folder} was signed with {unlisted[0]}, which its manifest does not list; sign it again"
-            )
         check_details(manifest)
         bundle._check_preprocessing()
         return bundle
@@ -272,10 +268,6 @@ def _text(content: bytes, path: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as err:
         raise BundleError(f"cannot read {path} ({err}); expected a folder made by breastseg-export") from err
-
-
-def _other_than_signed(path: Path) -> BundleError:
-    return BundleError(f"{path} is not what was signed: its SHA-256 is another one; copy the bundle again")
 
 
 def _unreadable(path: Path, err: OSError) -> BundleError:

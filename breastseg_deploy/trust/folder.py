@@ -27,6 +27,34 @@ class Signed:
     files: Mapping[str, str]
     key: str
 
+    def check(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Hold files to what was signed.
+
+        Args:
+            folder: the bundle, for the message.
+            files: SHA-256 by path inside the bundle, of some or all of its files.
+
+        Raises:
+            BundleError: one of them is another than was signed.
+        """
+        for name, sha256 in files.items():
+            if self.files.get(name) != sha256:
+                raise BundleError(
+                    f"{folder / name} is not what was signed: its SHA-256 is another one; copy the bundle again"
+                )
+
+    def check_all(self, folder: Path, files: Mapping[str, str]) -> None:
+        """As `check`, and refuse a file that was signed and is not among these: nobody would hash it.
+
+        Raises:
+            BundleError: one of them is another than was signed, or one that was signed is missing.
+        """
+        self.check(folder, files)
+        if unlisted := sorted(self.files.keys() - files.keys()):
+            raise BundleError(
+                f"{folder} was signed with {unlisted[0]}, which its manifest does not list; sign it again"
+            )
+
 
 def check_signature(folder: Path, public_key: PublicKeyPem) -> Signed:
     """Check a bundle's signature, and that its folder holds the files it names and no others.
