@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from signed import Pair, pair
 
-from breastseg_deploy.bundle import MODEL, Bundle
+from breastseg_deploy.bundle import MANIFEST, MODEL, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.trust.statement import SIGNATURE
 
@@ -127,6 +127,15 @@ def test_every_command_that_serves_ends_with_1_where_the_signature_is_not_the_ke
     assert run(command[0], demo_bundle, *words, "--public-key", keys.public) == 1
     assert f"error: {demo_bundle} holds no model.sig" in capsys.readouterr().err
     assert not (tmp_path / "OUT").exists()
+
+
+def test_evaluate_looks_for_the_signature_before_it_reads_the_manifest(
+    bundle_copy: Path, tmp_path: Path, keys: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("phantoms", "--output", tmp_path / "data" / "test", "--size", 128, "--count", 1)
+    (bundle_copy / MANIFEST).write_bytes(b"{ this is no JSON")
+    assert run("evaluate", bundle_copy, "--data", tmp_path / "data", "--public-key", keys.public) == 1
+    assert f"error: {bundle_copy} holds no model.sig" in capsys.readouterr().err
 
 
 def test_inspect_shows_whether_a_bundle_is_signed(
