@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from breastseg_deploy.errors import ArgumentError, BundleError
 from breastseg_deploy.manifest import FileEntry, Manifest, parse_manifest
 from breastseg_deploy.preprocess.gabor import bank_sha256
+from breastseg_deploy.trust.folder import check_signature
+from breastseg_deploy.trust.keys import PublicKeyPem
+from breastseg_deploy.trust.statement import SIGNATURE
 
 MANIFEST = "manifest.json"
 PORTABLE, FP16, INT8, GATE, ENGINE, SLIDE = "portable", "fp16", "int8", "gate", "engine", "slide"
@@ -35,6 +39,8 @@ SLIDE_NETWORK = "slide/network.onnx"
 SLIDE_GOLDEN = "slide/golden.npz"
 """A tile with the answer of PyTorch with the same pools."""
 REPORT = "report.html"
+SBOM = "sbom.cdx.json"
+"""What built the bundle and what serves it, as a CycloneDX list of components."""
 GOLDENS = "goldens"
 ENGINES = "engines"
 
@@ -60,28 +66,76 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder and its manifest, all files checked."""
+    """An opened bundle: its folder and its manifest, all files checked.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says about itself.
+        signed_by: SHA-256 of the PEM of the public key that it was checked with when it was opened; None where it was
+            opened without one.
+    """
 
     path: Path
     manifest: Manifest
+    signed_by: str | None = None
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(
+        cls, path: str | Path, public_key: PublicKeyPem | None = None, *, require_signature: bool = False
+    ) -> Bundle:
         """Open a bundle and check every file of its manifest.
 
+        With a public key the signature is checked first, over the manifest's bytes and the list of the files; nothing
+        of the bundle is parsed before that but the signature's own envelope.
+
+        Args:
+            path: a folder made by breastseg-export.
+            public_key: whose signature the bundle must hold.
+            require_signature: refuse to open without a public key, for programs that take theirs from a configuration.
+
         Raises:
+            ArgumentError: a key that is none, or none where a signature is required.
             BundleError: missing folder or file, another size or hash, another schema, a Gabor bank that this
-                version would compute differently, or a normalisation that it does not know.
+                version would compute differently, or a normalisation that it does not know; with a public key also
+                another signature, none, or other files than were signed.
+            MachineError: a public key, and `cryptography` is not installed.
         """
         folder = Path(path)
+        if require_signature and public_key is None:
+            raise ArgumentError(f"a signature of {folder} is required, and no public key was given to check it with")
         if not _is_folder(folder):
             raise BundleError(f"no bundle at {folder}: expected a folder made by breastseg-export")
-        bundle = cls(folder, parse_manifest(_read_text(folder / MANIFEST), str(folder / MANIFEST)))
-        for name, entry in bundle.manifest.files.items():
+        signed = None if public_key is None else check_signature(folder, public_key)
+        content = _read_manifest(folder / MANIFEST)
+        own = {MANIFEST: hashlib.sha256(content).hexdigest()}
+        if signed is not None:
+            signed.check(folder, own)
+        manifest = parse_manifest(_text(content, folder / MANIFEST), str(folder / MANIFEST))
+        if signed is not None:
+            signed.check_all(folder, own | {name: entry.sha256 for name, entry in manifest.files.items()})
+        bundle = cls(folder, manifest, None if signed is None else signed.key)
+        for name, entry in manifest.files.items():
             _check(folder / name, file_entry(folder / name), entry)
-        check_details(bundle.manifest)
+        check_details(manifest)
         bundle._check_preprocessing()
         return bundle
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether a signature lies in it; see `signed_by` for whether it was checked."""
+        return os.path.lexists(self.path / SIGNATURE)
+
+    @property
+    def trust(self) -> str:
+        """What is known of who made it, in a sentence."""
+        if self.signed_by is not None:
+            return (
+                f"signed by the key {self.signed_by}, {len(self.manifest.files) + 1} files; engines that this machine "
+                "builds itself lie outside of it, under this machine's own verdicts"
+            )
+        if self.is_signed:
+            return "signed, but by whom was not checked: no public key was given"
+        return "not signed"
 
     def sha256_of(self, role: str) -> str:
         """One hash over all files of the artefact of that role.
@@ -215,10 +269,17 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _read_text(path: Path) -> str:
+def _read_manifest(path: Path) -> bytes:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as err:
+        return path.read_bytes()
+    except OSError as err:
+        raise BundleError(f"cannot read {path} ({err}); expected a folder made by breastseg-export") from err
+
+
+def _text(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as err:
         raise BundleError(f"cannot read {path} ({err}); expected a folder made by breastseg-export") from err
 
 

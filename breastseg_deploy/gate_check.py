@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from breastseg_deploy.backends.gated import bundle_gate
+from breastseg_deploy.backends.select import choose
 from breastseg_deploy.errors import FrameError, ParityError
 from breastseg_deploy.gate import LEAST_CHANCE
 from breastseg_deploy.io.images import FrameFile, read_rgb, read_truth
@@ -73,7 +74,8 @@ def check_gate(
     limit = segment.manifest.limits_of(segment.artefact).worst_dice
     seconds: dict[bool, list[float]] = {True: [], False: []}
     skipped, with_cells, missed = 0, 0, dict[str, int]()
-    with Segmenter.open(segment.bundle.path, segment.backend) as whole:
+    # Of the bundle that is open: from its folder it could be another one by now, and its signature was not checked.
+    with Segmenter(segment.bundle, choose(segment.bundle, segment.backend)) as whole:
         for number, file in enumerate(files):
             rgb = read_rgb(file, segment.manifest.frame.size_px, bit_depth)
             truth = read_truth(file, segment.manifest.frame.size_px)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from breastseg_deploy.cell_choice import CellChoice
 from breastseg_deploy.errors import BundleError
+from breastseg_deploy.fingerprint import Fingerprint
 from breastseg_deploy.preprocess.gabor import GaborParameters
 
 SCHEMA_VERSION = 3
@@ -170,6 +171,7 @@ class Manifest(Part):
     intended_use: str
     training: dict[str, Any]
     cells: CellChoice | None = None
+    drift: Fingerprint | None = None
 
     def artefact(self, role: str) -> Artefact | None:
         """The first artefact of that role; None where there is none."""

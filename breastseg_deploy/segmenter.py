@@ -30,6 +30,7 @@ from breastseg_deploy.slide.outputs import DEFAULT_WRITE
 from breastseg_deploy.slide.result import SlideResult
 from breastseg_deploy.slide.run import Request, segment_slide
 from breastseg_deploy.slide.source import SlideSource
+from breastseg_deploy.trust.keys import PublicKeyPem
 
 _LOG = logging.getLogger("breastseg_deploy")
 Result = TypeVar("Result")
@@ -76,6 +77,8 @@ class Segmenter:
         strict: bool = False,
         gate: bool = False,
         machine: Machine | None = None,
+        public_key: PublicKeyPem | None = None,
+        require_signature: bool = False,
     ) -> Segmenter:
         """Check a bundle and load it.
 
@@ -93,16 +96,23 @@ class Segmenter:
             gate: skip the decoder for frames that the bundle's empty-frame gate finds empty; on the CPU alone. What it
                 may miss stands in the manifest (`gate.GateCalibration`), and every result says what was skipped.
             machine: where it serves; None for this one.
+            public_key: PEM file, or its bytes, of the key that must have signed the bundle. Without one a signature is
+                not looked at, and the log says so.
+            require_signature: refuse to open without a public key.
 
         Raises:
-            BundleError: the bundle is missing, incomplete or altered, or holds no gate.
+            ArgumentError: a public key that is none, or none where a signature is required.
+            BundleError: the bundle is missing, incomplete or altered, was not signed by the public key's owner, or
+                holds no gate.
             BackendError: there is no such backend, it cannot load the bundle, or `strict` refuses.
             ParityError: the backend does not reproduce the bundle's goldens.
             MachineError: this machine lacks what the backend needs, such as its library, or the folder for engines is
                 not this user's alone.
             OutputError: a TensorRT backend asked for by name cannot keep its engine.
         """
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, public_key, require_signature=require_signature)
+        if opened.is_signed:
+            _LOG.log(logging.WARNING if opened.signed_by is None else logging.INFO, "%s: %s", opened.path, opened.trust)
         choice = choose(opened, backend, machine, strict=strict, gate=gate)
         _LOG.log(logging.WARNING if choice.fell_back else logging.INFO, "%s: backend %s", opened.path, choice.reason)
         segmenter = cls(opened, choice, machine)

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from breastseg_deploy import contract, gate, instance_metrics, instances, metrics, selftest, verify
+from breastseg_deploy import (
+    contract,
+    drift,
+    expected_width,
+    fingerprint,
+    gate,
+    instance_metrics,
+    instances,
+    metrics,
+    selftest,
+    verify,
+)
 from breastseg_deploy.backends import fastest
 from breastseg_deploy.instances import DEFAULTS
 from breastseg_deploy.preprocess import gabor
@@ -109,6 +120,8 @@ PROMISES = [
     ("int8.md: frames to calibrate on", int8.LEAST_CALIBRATION_FRAMES, 32),
     ("int8.md: a golden against its Dice at the export", selftest.GOLDEN_SLACK, 0.005),
     ("int8.md: largest weight of 7 bits", int8._LARGEST_WEIGHT, 64),
+    ("drift.md: frames of a window, standard errors", (drift.WINDOW_FRAMES, drift.LIMIT), (32, 4.0)),
+    ("drift.md: frames of a fingerprint, of a scale", (fingerprint.LEAST_FRAMES, expected_width.LEAST_FRAMES), (16, 100)),
     ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),
 ]  # fmt: skip
 

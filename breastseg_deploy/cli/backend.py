@@ -16,24 +16,34 @@ _STRICT_HELP = "refuse to serve by a lesser backend where a better one fails, or
 
 
 _GATE_HELP = "leave the decoder out for frames that the bundle's empty-frame gate finds empty (CPU alone)"
+_PUBLIC_KEY_HELP = (
+    "of whoever must have signed the bundle (`breastseg sign`); nothing of it is used before that is checked"
+)
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --backend, --strict and --gate."""
+    """Add --backend, --strict, --gate and --public-key."""
     parser.add_argument(
         "--backend", default="auto", metavar="NAME", help="see `breastseg doctor`; default: %(default)s"
     )
     parser.add_argument("--strict", action="store_true", help=_STRICT_HELP)
     parser.add_argument("--gate", action="store_true", help=_GATE_HELP)
+    parser.add_argument("--public-key", type=Path, metavar="PEM", help=_PUBLIC_KEY_HELP)
 
 
 def open_segmenter(bundle: Path, arguments: argparse.Namespace) -> Segmenter:
-    """The bundle, opened as --backend, --strict and --gate ask."""
+    """The bundle, opened as --backend, --strict, --gate and --public-key ask."""
     from breastseg_deploy.progress import Progress
     from breastseg_deploy.segmenter import Segmenter
 
     with Progress(f"opening {bundle}"):
-        return Segmenter.open(bundle, arguments.backend, strict=arguments.strict, gate=arguments.gate)
+        return Segmenter.open(
+            bundle,
+            arguments.backend,
+            strict=arguments.strict,
+            gate=arguments.gate,
+            public_key=arguments.public_key,
+        )
 
 
 @contextmanager

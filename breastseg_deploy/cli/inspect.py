@@ -67,7 +67,8 @@ def _inspect_bundle(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.progress import Progress
 
     with Progress(f"opening {arguments.path}"):
-        manifest = Bundle.open(arguments.path).manifest
+        bundle = Bundle.open(arguments.path)
+    manifest = bundle.manifest
     if arguments.json:
         print_json(manifest.model_dump(mode="json"))
         return 0
@@ -81,6 +82,7 @@ def _inspect_bundle(arguments: argparse.Namespace) -> int:
         ("network", f"UNet++ on {manifest.encoder}, decoder {', '.join(map(str, manifest.decoder_channels))}"),
         ("precision", manifest.precision),
         ("threshold", str(manifest.threshold)),
+        ("signature", bundle.trust),
         ("built", f"{manifest.built_at}, " + ", ".join(f"{k} {v}" for k, v in manifest.built_with.items())),
     ]
     rows.append(("measured on", manifest.parity_frames))

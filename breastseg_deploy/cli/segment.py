@@ -10,7 +10,7 @@ from pathlib import Path
 from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 from breastseg_deploy.cli.segment_fleet import add_fleet_arguments, asks_for_fleet, run_fleet, with_lists
-from breastseg_deploy.cli.segment_frames import refuse_overwriting, segment_frames
+from breastseg_deploy.cli.segment_frames import refuse_overwriting, segment_frames, tell_drift
 from breastseg_deploy.cli.segment_slides import add_slide_arguments, segment_slides
 
 EXIT_UNCERTIFIED = 3
@@ -37,6 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bit-depth", type=int, metavar="N", choices=BIT_DEPTHS, help=BIT_DEPTH_HELP)
     add_slide_arguments(parser)
     add_fleet_arguments(parser)
+    parser.add_argument("--drift", action="store_true", help="say where the frames are unlike those of the export")
     add_backend_arguments(parser)
     parser.add_argument("--force", action="store_true", help="write into an output folder that is not empty")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -45,6 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Segment every frame and slide; one that fails is reported at the end, the others are done all the same."""
     from breastseg_deploy.bundle import Bundle
+    from breastseg_deploy.drift import DriftWatch
     from breastseg_deploy.io.inputs import sort_inputs
     from breastseg_deploy.storage import check_output_folder, make_folder
 
@@ -56,8 +58,9 @@ def _run(arguments: argparse.Namespace) -> int:
     check_output_folder(arguments.output, force=arguments.force or not inputs.frames)
     refuse_overwriting(inputs.frames, arguments)
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
+        watch = DriftWatch(segment.manifest) if arguments.drift else None
         make_folder(arguments.output)
-        done, failed = segment_frames(segment, inputs.frames, arguments)
+        done, failed = segment_frames(segment, inputs.frames, arguments, watch)
         slides, failed_slides = segment_slides(segment, inputs.slides, arguments)
     for failure in (*failed, *failed_slides):
         print(f"error: {failure['error']}", file=sys.stderr)
@@ -66,9 +69,12 @@ def _run(arguments: argparse.Namespace) -> int:
         for name in skipped:
             print(f"skipped by the empty-frame gate: {name}", file=sys.stderr)
         print(f"empty-frame gate: {len(skipped)} of {len(done)} frames skipped", file=sys.stderr)
+    if watch is not None:
+        tell_drift(watch)
     if arguments.json:
         told = {"frames": done, "slides": slides, "failed": [*failed, *failed_slides]}
-        print_json({**told, "backend": segment.backend, "gate": segment.gate is not None})
+        drift = {} if watch is None else {"drift": watch.summary()}
+        print_json({**told, "backend": segment.backend, "gate": segment.gate is not None, **drift})
     else:
         counted = [(done, "masks")] if done or not slides else []
         counted += [(slides, "slides")] if slides else []

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from breastseg_deploy.drift import DriftWatch
     from breastseg_deploy.io.images import FrameFile
     from breastseg_deploy.result import Segmentation
     from breastseg_deploy.segmenter import Segmenter
 
 
 def segment_frames(
-    segment: Segmenter, files: Sequence[FrameFile], arguments: argparse.Namespace
+    segment: Segmenter, files: Sequence[FrameFile], arguments: argparse.Namespace, watch: DriftWatch | None = None
 ) -> tuple[list[dict[str, object]], list[dict[str, str]]]:
     """Segment each frame; what was done, and what failed and why."""
     from breastseg_deploy.errors import BackendError, FrameError
@@ -24,7 +26,7 @@ def segment_frames(
     failed: list[dict[str, str]] = []
     for file in followed(files, "segment", "frames"):
         try:
-            done.append(segment_frame_file(segment, file, arguments))
+            done.append(segment_frame_file(segment, file, arguments, watch))
         except FrameError as err:
             failed.append({"frame": str(file.path), "error": str(err)})
         except BackendError as err:
@@ -32,7 +34,9 @@ def segment_frames(
     return done, failed
 
 
-def segment_frame_file(segment: Segmenter, file: FrameFile, arguments: argparse.Namespace) -> dict[str, object]:
+def segment_frame_file(
+    segment: Segmenter, file: FrameFile, arguments: argparse.Namespace, watch: DriftWatch | None = None
+) -> dict[str, object]:
     """Segment one frame and write its mask.
 
     Returns:
@@ -48,6 +52,8 @@ def segment_frame_file(segment: Segmenter, file: FrameFile, arguments: argparse.
 
     rgb = read_rgb(file, segment.manifest.frame.size_px, arguments.bit_depth)
     answer = segment(rgb)
+    if watch is not None:
+        watch.feed(rgb, answer)
     targets = _targets(file, arguments)
     if arguments.overlay:
         write_whole(targets["overlay"], png_bytes(overlay(rgb, answer.mask)))
@@ -88,3 +94,16 @@ def _gate(answer: Segmentation) -> dict[str, object]:
     if answer.skipped is None or answer.gate_score is None:
         return {}
     return {"skipped": bool(answer.skipped), "gate_score": float(answer.gate_score)}
+
+
+def tell_drift(watch: DriftWatch) -> None:
+    """Say on stderr what the drift watch found over all frames; each feature was told as it went out of bounds."""
+    if watch.windows == 0:
+        print(f"drift watch: nothing was judged, it takes {watch.window} frames", file=sys.stderr)
+        return
+    told = ", ".join(f"{feature} in {count}" for feature, count in sorted(watch.warnings.items()))
+    print(
+        f"drift watch: {watch.windows_outside} of {watch.windows} windows of {watch.window} frames outside the limits"
+        + (f" ({told})" if told else ""),
+        file=sys.stderr,
+    )

@@ -47,6 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
             "goldens": [asdict(golden) for golden in goldens],
             "backend": segment.backend,
             "gate": segment.gate is not None,
+            "signed_by": segment.bundle.signed_by,
         }
         contradiction = ""
         if arguments.frames is not None:

@@ -14,6 +14,7 @@ from breastseg_deploy.bundle import GOLDENS, Golden, file_entry
 from breastseg_deploy.cell_choice import NOT_CHOSEN, CellChoice
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from breastseg_deploy.errors import CheckpointError
+from breastseg_deploy.fingerprint import fingerprint
 from breastseg_deploy.manifest import FrameContract, GaborBank, Manifest, Normalisation
 from breastseg_deploy.preprocess.gabor import bank_sha256
 from breastseg_export.cells import cells_section
@@ -21,6 +22,7 @@ from breastseg_export.formats.format import Done, Work
 from breastseg_export.graph import OPSET
 from breastseg_export.parity import ParityRun
 from breastseg_export.report import report_html
+from breastseg_export.sbom import sbom_json
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.checkpoint import Checkpoint
 
@@ -95,6 +97,16 @@ class Description:
         description = self.work.samples.description
         return report_html(architecture.encoder, self.run, description, rows, checkpoint.threshold, sections)
 
+    def sbom(self, folder: Path) -> bytes:
+        """What the artefacts in the bundle's folder were built with, and what serves them; CycloneDX in JSON.
+
+        Raises:
+            BundleError: one of their files cannot be read.
+        """
+        files = {name: file_entry(folder / name).sha256 for artefact in self.artefacts for name in artefact.made.files}
+        packages = {package for artefact in self.artefacts for package in artefact.told.packages}
+        return sbom_json(self._name, self.work.settings.built_at, files, packages)
+
     def manifest(self, folder: Path) -> Manifest:
         """The manifest over all files of the bundle's folder.
 
@@ -105,7 +117,7 @@ class Description:
         architecture, details = checkpoint.model.architecture, checkpoint.details
         written = sorted(path for path in folder.rglob("*") if path.is_file())
         return Manifest(
-            name=str(details.get("name", Path(settings.checkpoint).stem)),
+            name=self._name,
             encoder=architecture.encoder,
             decoder_channels=architecture.decoder_channels,
             pool_window_px=architecture.pool_window_px,
@@ -125,7 +137,13 @@ class Description:
             intended_use=str(details.get("intended_use", INTENDED_USE)),
             training=dict(details),
             cells=self.cells,
+            # Phantoms look like no scanner: a fingerprint of theirs would call every real frame a drift.
+            drift=None if self.work.samples.are_phantoms else fingerprint(self.run.measured),
         )
+
+    @property
+    def _name(self) -> str:
+        return str(self.work.checkpoint.details.get("name", Path(self.work.settings.checkpoint).stem))
 
     def _versions(self) -> dict[str, str]:
         packages = [*_PACKAGES, *(package for artefact in self.artefacts for package in artefact.told.packages)]

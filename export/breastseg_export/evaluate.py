@@ -100,7 +100,8 @@ def _opened(
     if (path / MANIFEST).is_file() or (path.is_dir() and arguments.model != DEMO):
         from breastseg_export.bundle_prediction import bundle_predictor, check_frame_sizes
 
-        check_frame_sizes(samples, Bundle.open(path).manifest.frame.size_px)  # before an engine is built for minutes
+        opened = Bundle.open(path, arguments.public_key)
+        check_frame_sizes(samples, opened.manifest.frame.size_px)  # before an engine is built for minutes
         with told_on_stderr(), open_segmenter(path, arguments) as segment:
             manifest, chosen = segment.manifest, segment.manifest.cells
             split = CellSplit(parameters_for(chosen), manifest.frame.pixel_size_um)
@@ -108,8 +109,10 @@ def _opened(
             described |= _cells_described(split, NOT_CHOSEN if chosen is None else chosen.chosen_on)
             yield described, bundle_predictor(segment, skips), manifest.threshold, split
         return
-    if arguments.backend != "auto" or arguments.strict or arguments.gate:
-        raise ArgumentError("--backend, --strict and --gate are for bundles; a checkpoint runs in PyTorch: omit them")
+    if arguments.backend != "auto" or arguments.strict or arguments.gate or arguments.public_key is not None:
+        raise ArgumentError(
+            "--backend, --strict, --gate and --public-key are for bundles; a checkpoint runs in PyTorch: omit them"
+        )
 
     from breastseg_train.run.experiment import experiment_predictor
 

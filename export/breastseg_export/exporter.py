@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NoReturn, get_args
 
-from breastseg_deploy.bundle import MANIFEST, REPORT, golden_bytes
+from breastseg_deploy.bundle import MANIFEST, REPORT, SBOM, golden_bytes
 from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import ArgumentError, ParityError
 from breastseg_deploy.machine import Machine
@@ -92,6 +92,7 @@ def export_bundle(
             make_folder((folder / golden.name).parent)
             write_whole(folder / golden.name, golden_bytes(golden))
         write_whole(folder / REPORT, description.report().encode())
+        write_whole(folder / SBOM, description.sbom(folder))
         manifest = description.manifest(folder)
         write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.errors import ParityError
+from breastseg_deploy.fingerprint import Measures, measure
 from breastseg_deploy.manifest import Parity, ParityLimits
 from breastseg_deploy.metrics import dice, flipped_ppm, surface_dice
 from breastseg_export.runners import Engine, Probability
@@ -97,12 +98,14 @@ class ParityRun:
         pictures: by artefact, its worst frames, the worst first.
         goldens: frames with the reference's answer, some with cells and some without.
         summaries: by artefact, what goes into the manifest.
+        measured: of each frame and the reference's answer, what the fingerprint is made from.
     """
 
     figures: dict[str, list[FrameParity]] = field(default_factory=dict)
     pictures: dict[str, list[Picture]] = field(default_factory=dict)
     goldens: list[ReferenceAnswer] = field(default_factory=list)
     summaries: dict[str, Parity] = field(default_factory=dict)
+    measured: list[Measures] = field(default_factory=list)
 
     def golden_dice(self, title: str) -> tuple[float, ...]:
         """Dice of an artefact's masks on the goldens, in their order."""
@@ -137,6 +140,7 @@ def compare(
                 f"the float32 reference itself gives NaN on {sample.name}; no bundle was written: "
                 "export a checkpoint of a training that converged"
             )
+        run.measured.append(measure(sample.frame, (expected >= threshold).astype(np.uint8), expected))
         _keep_golden(run.goldens, sample, expected, threshold)
         for artefact in artefacts:
             if artefact.frames is not None and sample.name not in artefact.frames:

@@ -50,7 +50,8 @@ class ExportSettings:
             says that the documented defaults serve.
         compute_capabilities: GPUs to build engines for; without any, this machine's own.
         slide: whether the bundle gets the slide artefact.
-        built_at: what the manifest states, see `build_time`; nothing else of a bundle but engines depends on the time.
+        built_at: what the manifest and the list of components state, see `build_time`; nothing else of a bundle but
+            engines depends on the time.
     """
 
     checkpoint: str

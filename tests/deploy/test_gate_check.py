@@ -11,7 +11,7 @@ from surgery import skip_everything
 
 from breastseg_deploy import FrameError, Segmenter
 from breastseg_deploy.backends.gated import bundle_gate
-from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.bundle import MANIFEST, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.gate_check import check_gate
 from breastseg_deploy.io.images import find_frames, png_bytes
@@ -55,6 +55,15 @@ def test_the_check_counts_what_is_skipped_missed_and_saved(gated_bundle: Path, t
     assert check.skipped == sum(skipped) > 0
     assert check.chance == pytest.approx(1)
     assert check.mean_seconds > 0 < check.mean_seconds_without
+
+
+def test_the_check_goes_by_the_bundle_that_is_open_and_not_by_what_its_folder_says_later(
+    gated_copy: Path, tmp_path: Path
+) -> None:
+    files = find_frames([write_frames(tmp_path / "data", 2)])
+    with Segmenter.open(gated_copy, "onnxruntime", gate=True) as segment:
+        (gated_copy / MANIFEST).write_bytes(b"another manifest")
+        assert check_gate(segment, files).frames == 2
 
 
 def test_more_misses_than_promised_contradict_the_promise_and_every_one_is_told(

@@ -21,6 +21,7 @@ from breastseg_deploy.bundle import (
     NETWORK_FP16,
     PORTABLE,
     REPORT,
+    SBOM,
     SLIDE,
     SLIDE_GOLDEN,
     SLIDE_NETWORK,
@@ -60,7 +61,7 @@ def test_demo_bundle_holds_what_its_manifest_says_and_nothing_else(demo_bundle: 
     bundle = Bundle.open(demo_bundle)
     on_disk = {p.relative_to(demo_bundle).as_posix() for p in demo_bundle.rglob("*") if p.is_file()}
     assert on_disk == {*bundle.manifest.files, "manifest.json"}
-    named = {MODEL, NETWORK_FP16, SLIDE_NETWORK, SLIDE_GOLDEN, REPORT, *bundle.manifest.goldens}
+    named = {MODEL, NETWORK_FP16, SLIDE_NETWORK, SLIDE_GOLDEN, REPORT, SBOM, *bundle.manifest.goldens}
     assert named == set(bundle.manifest.files)
 
 

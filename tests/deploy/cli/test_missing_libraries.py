@@ -40,6 +40,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "inspect": ("BUNDLE",),
     "package": ("BUNDLE", "--for", "cpp", "--output", "OUT"),
     "phantoms": ("--output", "OUT"),
+    "sign": ("BUNDLE", "--key", "KEY"),
     "segment": ("BUNDLE", "FRAMES", "--output", "OUT"),
     "train": ("--data", "DATA", "--output", "OUT"),
     "verify": ("BUNDLE",),
@@ -52,6 +53,7 @@ EXTRA = {
     "cpu": ("phantoms", "segment", "verify"),
     "benchmark": ("benchmark",),
     "gpu": ("gpu-check",),
+    "signing": ("sign",),
 }
 """The extra that a command names first where nothing is installed."""
 
@@ -100,6 +102,7 @@ def installation(place: Path, wheel: Path, distributions: Iterable[str]) -> Path
 def places(demo_bundle: Path, tmp_path: Path) -> dict[str, str]:
     frames = tmp_path / "frames"
     frames.mkdir()
+    (tmp_path / "key").write_bytes(b"nobody looks into it without the library")
     (frames / "a.png").write_bytes(png_bytes(phantom_frame(0, (128, 128)).frame))
     return {
         "BUNDLE": str(demo_bundle),
@@ -107,6 +110,7 @@ def places(demo_bundle: Path, tmp_path: Path) -> dict[str, str]:
         "DATA": str(tmp_path / "data"),
         "RUN": str(tmp_path / "run"),
         "OUT": str(tmp_path / "out"),
+        "KEY": str(tmp_path / "key"),
     }
 
 

@@ -134,7 +134,7 @@ def test_evaluate_counts_what_the_gate_skips_and_takes_no_averaging(
     assert main([*asked, "--gate", "--tta"]) == 1
     assert "--tta cannot go with it" in capsys.readouterr().err
     assert main(["evaluate", "demo", "--data", str(tmp_path), "--gate"]) == 1
-    assert "--backend, --strict and --gate are for bundles" in capsys.readouterr().err
+    assert "--backend, --strict, --gate and --public-key are for bundles" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

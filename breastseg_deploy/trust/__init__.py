@@ -1,0 +1,1 @@
+"""Signatures of bundles in the OpenSSF Model Signing format, made and checked by the library `cryptography` alone."""
