@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 # Python bindings alone of the TensorRT versions that the engine code is held to; its libraries stand on no public index.
 TENSORRT := 10.16.1.11 11.4.0.106
-# Checkers whose own pins exclude ours: bioimage.io's (an older spec) and Triton's server (Python below 3.14, an older client).
-CHECKERS := bioimageio.core==0.11.0 nvidia-pytriton==0.7.0
+# Checkers of packages whose own pins exclude ours: bioimage.io's, and Triton's client and server.
+CHECKERS := bioimageio.core==0.11.0 tritonclient==2.73.0 nvidia-pytriton==0.7.0
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 DEMO := demo

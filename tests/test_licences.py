@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "licences.md").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCANNER = ("cpu", "openvino", "gpu", "tensorrt", "tensorrt-rtx", "slides", "czi", "signing")
-WORKSHOP = ("train", "weights", "export", "int8", "benchmark", "peers")
+WORKSHOP = ("ray", "train", "weights", "export", "int8", "benchmark", "peers")
 COPYLEFT_LIBRARY = re.compile(
     r"lib(gomp|gfortran|quadmath|avcodec|avdevice|avfilter|avformat|avutil|swresample|swscale)\b"
 )

@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.io.inputs import sort_inputs
     from breastseg_deploy.storage import check_output_folder, make_folder
 
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, arguments.public_key)
     inputs = sort_inputs(with_lists(arguments.images), bundle.manifest.frame.size_px)
     if asks_for_fleet(arguments):
         return run_fleet(bundle, inputs, arguments)
