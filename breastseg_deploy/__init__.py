@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from breastseg_deploy.errors import ParityError as ParityError
     from breastseg_deploy.errors import SlideError as SlideError
     from breastseg_deploy.errors import TrainingError as TrainingError
+    from breastseg_deploy.io.open_slide import Slide as Slide
+    from breastseg_deploy.io.open_slide import open_slide as open_slide
     from breastseg_deploy.machine import Machine as Machine
     from breastseg_deploy.result import Segmentation as Segmentation
     from breastseg_deploy.segmenter import Segmenter as Segmenter
@@ -43,8 +45,10 @@ _HOMES = {
     "ParityError": "errors",
     "Segmentation": "result",
     "Segmenter": "segmenter",
+    "Slide": "io.open_slide",
     "SlideError": "errors",
     "TrainingError": "errors",
+    "open_slide": "io.open_slide",
     "__version__": "version",
 }
 
@@ -63,9 +67,11 @@ __all__ = [
     "ParityError",
     "Segmentation",
     "Segmenter",
+    "Slide",
     "SlideError",
     "TrainingError",
     "__version__",
+    "open_slide",
 ]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from breastseg_deploy.errors import BundleError
+from breastseg_deploy.errors import ArgumentError, BundleError
 from breastseg_deploy.gate import Gate
-from breastseg_deploy.manifest import Manifest, Part
+from breastseg_deploy.manifest import Manifest, Parity, Part
+from breastseg_deploy.tiling import Grid
 
 Details = TypeVar("Details", bound=BaseModel)
 
@@ -123,11 +124,73 @@ class EngineEntry(Part):
     verification: str
 
 
+class TilingAgreement(Part):
+    """How far two answers to whole images agree that were computed with tiles at other places.
+
+    Attributes:
+        images: what they are, in words.
+        tiles: that were computed a second time, on a grid moved by half a step.
+        pixels: that these hold.
+        flipped_ppm: pixels whose mask differs between the two grids, in parts per million, over all of them.
+        worst_flipped_ppm: the same of the worst tile.
+        dice: between the masks of both grids, over all pixels.
+    """
+
+    images: str
+    tiles: int = Field(ge=1)
+    pixels: int = Field(ge=1)
+    flipped_ppm: float = Field(ge=0)
+    worst_flipped_ppm: float = Field(ge=0)
+    dice: float = Field(ge=0, le=1)
+
+
+class SlideTiles(Part):
+    """How slides are cut for the slide artefact, and what was measured of it at the export.
+
+    Attributes:
+        tile_px, halo_px: see `tiling.Grid`.
+        window_px: side of the windows that the network's pools are.
+        pools: how many global pools these stand for; 0 for a network that was trained with local ones.
+        parity: the artefact against PyTorch with the same pools, each image in one piece.
+        agreement: of two grids.
+        whole_flipped_ppm: pixels that differ between the tiles' mask and that of PyTorch on the images in one piece.
+        limit_ppm: flipped pixels that the certificate of a slide may show.
+    """
+
+    tile_px: int
+    halo_px: int
+    window_px: int
+    pools: int = Field(ge=0)
+    parity: Parity
+    agreement: TilingAgreement
+    whole_flipped_ppm: float = Field(ge=0)
+    limit_ppm: float = Field(gt=0)
+
+    @property
+    def golden_px(self) -> int:
+        """Side of the golden tile: half of a tile, a quarter of its file."""
+        return self.tile_px // 2
+
+    @property
+    def grid(self) -> Grid:
+        """The measures of a plan."""
+        return Grid(self.tile_px, self.halo_px)
+
+    @model_validator(mode="after")
+    def _makes_a_grid(self) -> Self:
+        try:
+            _ = self.grid
+        except ArgumentError as err:
+            raise ValueError(str(err)) from err
+        return self
+
+
 _MODELS: Mapping[str, type[BaseModel]] = {
     "fp16": HalfPrecision,
     "int8": Int8Precision,
     "gate": Gate,
     "engine": EngineEntry,
+    "slide": SlideTiles,
 }
 """By role."""
 

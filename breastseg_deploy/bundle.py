@@ -21,7 +21,7 @@ from breastseg_deploy.trust.keys import PublicKeyPem
 from breastseg_deploy.trust.statement import SIGNATURE
 
 MANIFEST = "manifest.json"
-PORTABLE, FP16, INT8, GATE, ENGINE = "portable", "fp16", "int8", "gate", "engine"
+PORTABLE, FP16, INT8, GATE, ENGINE, SLIDE = "portable", "fp16", "int8", "gate", "engine", "slide"
 """Roles of artefacts (`manifest.Artefact`)."""
 
 MODEL = "model.onnx"
@@ -34,6 +34,10 @@ GATE_DECODER = "gate/decoder.onnx"
 """These features to the probability (N, 1, H, W)."""
 INT8_NETWORK, INT8_WEIGHTS = "int8/network.xml", "int8/network.bin"
 """`TENSOR` to probability (1, 1, H, W), partly in 8-bit integers, as OpenVINO's intermediate representation."""
+SLIDE_NETWORK = "slide/network.onnx"
+"""`TENSOR` of one tile, both sides any multiple of 32, to probability (1, 1, H, W); its pools are local windows."""
+SLIDE_GOLDEN = "slide/golden.npz"
+"""A tile with the answer of PyTorch with the same pools."""
 REPORT = "report.html"
 SBOM = "sbom.cdx.json"
 """What built the bundle and what serves it, as a CycloneDX list of components."""
@@ -175,18 +179,27 @@ class Bundle:
             BundleError: a golden cannot be read, has another size than the frame contract, or a mask that is not its
                 own probability at the manifest's threshold.
         """
-        return [self._golden(name) for name in self.manifest.goldens]
+        return [self._golden(name, self.manifest.frame.size_px) for name in self.manifest.goldens]
 
-    def _golden(self, name: str) -> Golden:
+    def slide_golden(self, side_px: int) -> Golden:
+        """The golden tile of the slide artefact, `side_px` on both sides.
+
+        Raises:
+            BundleError: as `goldens`.
+        """
+        return self._golden(SLIDE_GOLDEN, (side_px, side_px))
+
+    def _golden(self, name: str, size: tuple[int, int]) -> Golden:
         content = self.read(name)
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 golden = Golden(name, arrays["frame"], arrays["probability"], arrays["mask"])
         except Exception as err:  # NumPy, zipfile and zlib raise a dozen unrelated types on a damaged archive
             raise BundleError(f"{self.path / name} is no golden frame ({err}); export the bundle again") from err
-        size = self.manifest.frame.size_px
         if golden.frame.shape != (*size, 3) or golden.probability.shape != size or golden.mask.shape != size:
-            raise BundleError(f"{self.path / name} is not of the bundle's frame size {size}; export the bundle again")
+            raise BundleError(
+                f"{self.path / name} is not of the size {size} that it must have; export the bundle again"
+            )
         dtypes = [array.dtype.name for array in (golden.frame, golden.probability, golden.mask)]
         if dtypes != ["uint8", "float32", "uint8"] or not np.isfinite(golden.probability).all():
             raise BundleError(f"{self.path / name} must hold uint8, finite float32 and uint8; export the bundle again")

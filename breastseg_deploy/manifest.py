@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from breastseg_deploy.cell_choice import CellChoice
 from breastseg_deploy.errors import BundleError
 from breastseg_deploy.fingerprint import Fingerprint
 from breastseg_deploy.preprocess.gabor import GaborParameters
@@ -170,6 +171,7 @@ class Manifest(Part):
     intended_use: str
     training: dict[str, Any]
     drift: Fingerprint | None = None
+    cells: CellChoice | None = None
 
     def artefact(self, role: str) -> Artefact | None:
         """The first artefact of that role; None where there is none."""

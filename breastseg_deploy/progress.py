@@ -30,6 +30,7 @@ class Progress:
         what: the step, such as "parity".
         total: how much there is to do; None where nobody knows.
         units: what is counted, in the plural.
+        note: what else there is to say, such as a rate; asked whenever a line is.
         stream: to print on; stderr by default.
         clock: seconds, as `time.monotonic`.
         first_s, every_s: when the lines come.
@@ -41,12 +42,13 @@ class Progress:
         total: int | None = None,
         units: str = "",
         *,
+        note: Callable[[], str] = lambda: "",
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         first_s: float = FIRST_S,
         every_s: float = EVERY_S,
     ) -> None:
-        self._what, self._total, self._units = what, total, units
+        self._what, self._total, self._units, self._note = what, total, units, note
         self._stream = sys.stderr if stream is None else stream
         self._on_terminal = self._stream.isatty()
         self._clock, self._first_s, self._every_s = clock, first_s, every_s
@@ -67,7 +69,7 @@ class Progress:
         if not self._on_terminal:
             self._print(self._line())
         elif self._total:
-            self._bar.refresh()
+            self._bar.set_postfix_str(self._note())
         elif self._bar is None:  # nothing to fill a bar with: the words, which go when the step has ended
             self._bar = _bar(desc=self._line(), bar_format="{desc}", leave=False, file=self._stream)
         else:
@@ -106,7 +108,7 @@ class Progress:
         return f"{self._done} of {self._total} {self._units}"
 
     def _line(self) -> str:
-        parts = [self._count(), f"{_duration(self._took())} so far", self._left()]
+        parts = [self._count(), self._note(), f"{_duration(self._took())} so far", self._left()]
         return f"{self._what}: {', '.join(filter(None, parts))}"
 
     def _left(self) -> str:

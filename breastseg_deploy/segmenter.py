@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from breastseg_deploy.backends.gated import bundle_gate, run_gated_goldens
 from breastseg_deploy.backends.registry import BackendRecord
 from breastseg_deploy.backends.select import AUTO, Choice, choose
+from breastseg_deploy.backends.tiles import TileNetwork, no_slides
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_batch, rgb_frame
 from breastseg_deploy.errors import BackendError, FrameError
@@ -25,6 +26,10 @@ from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.result import Segmentation
 from breastseg_deploy.selftest import GoldenResult, run_goldens
+from breastseg_deploy.slide.outputs import DEFAULT_WRITE
+from breastseg_deploy.slide.result import SlideResult
+from breastseg_deploy.slide.run import Request, segment_slide
+from breastseg_deploy.slide.source import SlideSource
 from breastseg_deploy.trust.keys import PublicKeyPem
 
 _LOG = logging.getLogger("breastseg_deploy")
@@ -45,7 +50,7 @@ class Segmenter:
             "breastseg_deploy", at WARNING where a better backend ought to have worked, else at INFO.
     """
 
-    def __init__(self, bundle: Bundle, choice: Choice) -> None:
+    def __init__(self, bundle: Bundle, choice: Choice, machine: Machine | None = None) -> None:
         self.manifest: Manifest = bundle.manifest
         self.backend: str = choice.name
         self.record: BackendRecord = choice.record
@@ -56,6 +61,9 @@ class Segmenter:
         engine = self._engine
         self.gate: Gate | None = bundle_gate(bundle) if isinstance(engine, GatedBackend) else None
         self._infer = engine.infer_gated if isinstance(engine, GatedBackend) else engine.infer
+        self._machine = machine or Machine()
+        self._tiles: TileNetwork | None = None
+        self._slides = threading.Lock()
         self._running = 0
         self._closed = False
         self._state = threading.Condition()
@@ -107,7 +115,7 @@ class Segmenter:
             _LOG.log(logging.WARNING if opened.signed_by is None else logging.INFO, "%s: %s", opened.path, opened.trust)
         choice = choose(opened, backend, machine, strict=strict, gate=gate)
         _LOG.log(logging.WARNING if choice.fell_back else logging.INFO, "%s: backend %s", opened.path, choice.reason)
-        segmenter = cls(opened, choice)
+        segmenter = cls(opened, choice, machine)
         if segmenter.gate is not None:
             _LOG.info("%s: empty-frame gate on: %s", opened.path, segmenter.gate.promise)
         return segmenter
@@ -160,6 +168,46 @@ class Segmenter:
         """
         return self._segmented(frames, bit_depth, full_scale, probability, is_batch=True)
 
+    def slide(
+        self,
+        slide: SlideSource,
+        output: str | Path,
+        *,
+        write: Collection[str] = DEFAULT_WRITE,
+        skip_empty: bool = True,
+    ) -> SlideResult:
+        """Segment an image of any size from 32 x 32 px on, tile by tile in bounded memory, with a certificate.
+
+        The bundle's slide artefact serves, once it reproduces its golden tile on this machine. A run that was
+        interrupted goes on where it was; one that is finished is found done.
+
+        Args:
+            slide: open, see `io.open_slide.open_slide`; files and arrays alike.
+            output: the folder for this slide's results.
+            write: kinds of files beside `result.json`, overview and page: "ome-tiff", "geojson", "csv", "dicom-seg".
+            skip_empty: whether tiles of nothing but background are skipped, see `slide.foreground`.
+
+        Raises:
+            SlideError: the slide cannot be read, is too small, or has another pixel size than the bundle.
+            BackendError: the backend segments no slides (GPUs and INT8), the engine failed, or the Segmenter is closed.
+            ParityError: the golden tile misses its limit.
+            BundleError: the bundle holds no slide artefact.
+            OutputError: the folder is in use, or holds something else; no permission, no space. What is done stays.
+            ArgumentError: a kind of file that nobody knows.
+            MachineError: a library that writes one is not installed.
+        """
+        request = Request(Path(output), write, skip_empty, self._machine.processor.cores)
+        with self._slides:  # one at a time: each fills the cores
+            return self._while_open(lambda: segment_slide(slide, self.bundle, self._tile_network(), request))
+
+    def _tile_network(self) -> TileNetwork:
+        """The slide artefact, loaded when a slide is first asked for."""
+        if self._tiles is None:
+            if self.record.open_tiles is None:
+                raise no_slides(self.backend)
+            self._tiles = self.record.open_tiles(self.bundle, self._machine)
+        return self._tiles
+
     def _segmented(
         self, frames: Any, bit_depth: int | None, full_scale: float | None, probability: bool, *, is_batch: bool
     ) -> list[Segmentation]:
@@ -191,6 +239,8 @@ class Segmenter:
                 self.backend,
                 None if inference.skipped is None else bool(inference.skipped[number]),
                 None if inference.scores is None else float(inference.scores[number]),
+                self.manifest.cells,
+                self.manifest.frame.pixel_size_um,
             )
             for number in range(count)
         ]
@@ -236,6 +286,8 @@ class Segmenter:
             self._closed = True
             self._state.wait_for(lambda: self._running == 0)
         self._engine.close()
+        if self._tiles is not None:
+            self._tiles.close()
 
     def __enter__(self) -> Segmenter:
         return self

@@ -42,6 +42,29 @@ def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
             beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def file_written_whole(path: Path) -> Iterator[Path]:
+    """Give the place of a file too large to hold, and rename what was written there to `path` once the block ends.
+
+    With an error, or Ctrl-C, what was written goes away and whatever stood at `path` stays as it was. What a killed
+    process left beside `path` goes away at the next call.
+
+    Raises:
+        OutputError: no permission, no space. Any OSError inside the block is taken for one of these.
+    """
+    try:
+        with unfinished_folder(path) as folder:
+            growing = folder / path.name
+            yield growing
+            with growing.open("rb+") as file:
+                os.fsync(file.fileno())
+            growing.replace(path)
+    except OSError as err:
+        raise OutputError(
+            f"cannot write {path}: {_reason(err)}; nothing was left half-written: make room or choose another place"
+        ) from err
+
+
 def check_output_folder(path: Path, *, force: bool) -> None:
     """Refuse an output place that holds something already, unless told to use it all the same.
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "licences.md").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SCANNER = ("cpu", "openvino", "gpu", "tensorrt", "tensorrt-rtx", "signing")
+SCANNER = ("cpu", "openvino", "gpu", "tensorrt", "tensorrt-rtx", "slides", "czi", "signing")
 WORKSHOP = ("train", "weights", "export", "int8", "benchmark", "peers")
 COPYLEFT_LIBRARY = re.compile(
     r"lib(gomp|gfortran|quadmath|avcodec|avdevice|avfilter|avformat|avutil|swresample|swscale)\b"
@@ -61,7 +61,9 @@ def statements(distribution: Distribution) -> list[str]:
 
 
 def forbidden(statement: str) -> bool:
-    """Whether a statement speaks of the GPL or the AGPL; the LGPL is another licence."""
+    """Whether a statement asks for the GPL or the AGPL; the LGPL is another licence, and of a choice one is taken."""
+    if choice := re.search(r"\(([^()]+) OR ([^()]+)\)", statement):
+        return all(forbidden(statement.replace(choice.group(), taken)) for taken in choice.groups())
     without_lesser = re.sub(r"LGPL|(Library or )?Lesser General Public", "", statement)
     return re.search(r"GPL|Affero|General Public", without_lesser) is not None
 
@@ -114,6 +116,8 @@ def test_nothing_that_is_needed_is_under_the_gpl_or_the_agpl() -> None:
         ("Classifier: License :: OSI Approved :: GNU Affero General Public License v3", True),
         ("Classifier: License :: OSI Approved :: GNU Lesser General Public License v3 (LGPLv3)", False),
         ("License-Expression: LGPL-2.1-or-later", False),
+        ("License-Expression: MIT AND (BSD-3-Clause OR GPL-2.0-only)", False),
+        ("License-Expression: (AGPL-3.0-only OR GPL-2.0-only) AND MIT", True),
         ("License: MPL-2.0 AND MIT", False),
     ],
 )

@@ -10,12 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from breastseg_deploy import contract, drift, expected_width, fingerprint, gate, metrics, selftest, verify
+from breastseg_deploy import (
+    contract,
+    drift,
+    expected_width,
+    fingerprint,
+    gate,
+    instance_metrics,
+    instances,
+    metrics,
+    selftest,
+    verify,
+)
 from breastseg_deploy.backends import fastest
+from breastseg_deploy.instances import DEFAULTS
 from breastseg_deploy.preprocess import gabor
-from breastseg_export import parity, runners, samples
+from breastseg_deploy.slide import certificate, foreground, run
+from breastseg_export import cells, parity, runners, samples
 from breastseg_export.formats import gate as gate_format
 from breastseg_export.formats import int8
+from breastseg_export.formats import slide as slide_format
 from breastseg_export.precision import islands, ranges, sums
 from breastseg_train.data import augment, mask_statistics
 from breastseg_train.evaluate import error_analysis, evaluation, frame_figures, prediction
@@ -94,6 +108,12 @@ PROMISES = [
     ("bundle.md: islands, margin of a range", ranges.MARGIN, 8.0),
     ("bundle.md: frames with cells that judge a change", verify.LEAST_JUDGED, 8),
     ("bundle.md: phantoms", samples.PHANTOM_COUNT, 10),
+    ("cells.md: defaults", (DEFAULTS.neck, DEFAULTS.depth, DEFAULTS.least_area, DEFAULTS.least_piece, DEFAULTS.largest_hole, DEFAULTS.unit), (0.95, 0.4, 30, 60, 10, "px")),
+    ("cells.md: probability of a distance map of its own", instances.SURE, 0.9),
+    ("cells.md: largest box", instances.LARGEST_BOX_PX, 4096 * 4096),
+    ("cells.md: the grid", (cells.NECKS, cells.LEAST_PIECES_PX, cells.LARGEST_HOLES_PX), ((0.8, 0.9, 0.95, 0.97), (30, 60, 120), (0, 10, 100))),
+    ("cells.md: what the watershed may lose on a source", cells.LARGEST_LOSS, 0.02),
+    ("cells.md: least IoU, least area, close pairs", (instance_metrics.LEAST_IOU, instance_metrics.LEAST_AREA_PX, instance_metrics.CLOSE_PX), (0.5, 30, 3)),
     ("gate.md: recall", fitted_gate.RECALL, 0.995),
     ("gate.md: margin of a score", gate_format.SCORE_MARGIN, 1e-3),
     ("gate.md: chance under which a promise is contradicted", gate.LEAST_CHANCE, 0.01),
@@ -103,6 +123,17 @@ PROMISES = [
     ("drift.md: frames of a window, standard errors", (drift.WINDOW_FRAMES, drift.LIMIT), (32, 4.0)),
     ("drift.md: frames of a fingerprint, of a scale", (fingerprint.LEAST_FRAMES, expected_width.LEAST_FRAMES), (16, 100)),
     ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),
+]  # fmt: skip
+
+SLIDES = [
+    ("share of the tiles and least number that the certificate computes", (certificate.SHARE, certificate.LEAST_TILES), (0.02, 16)),
+    ("grey levels that an empty tile varies by", foreground.LARGEST_RANGE, 3),
+    ("pixels of the picture: of the slide in one, least on its longest side", (foreground.LARGEST_FACTOR, foreground.LEAST_PX), (32, 1024)),
+    ("pixel sizes that count as the same", run.SAME_PIXEL_SIZE, 0.01),
+    ("widest window, and what the halo reaches beyond half of it", (slide_format.LARGEST_WINDOW_PX, slide_format.LARGEST_REACH_PX), (512, 128)),
+    ("tile and halo for frames of 512 px", (slide_format.windows_for(512, None).grid.tile_px, slide_format.windows_for(512, None).grid.halo_px), (1536, 384)),
+    ("change of Dice by local pools", slide_format.LIMITS.dice_change, 0.002),
+    ("limits of flipped pixels, and how often what the export found", (slide_format.LEAST_LIMIT_PPM, slide_format.LARGEST_LIMIT_PPM, slide_format.SLACK), (100.0, 3000.0, 3)),
 ]  # fmt: skip
 
 
@@ -115,6 +146,7 @@ PROMISES = [
             ("paper, section III", PAPER_SECTION_III),
             ("docs/decisions", DECISIONS),
             ("docs", PROMISES),
+            ("docs/slides.md", SLIDES),
         )
         for what, found, promised in rows
     ],

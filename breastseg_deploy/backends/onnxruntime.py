@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, NETWORK_FP16, TENSOR, Bundle
+from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles, open_tiles
+from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, NETWORK_FP16, SLIDE_NETWORK, TENSOR, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gate import FEATURES, SCORE
@@ -97,6 +98,36 @@ class OnnxRuntimeHalves:
 def open_gated_onnxruntime(bundle: Bundle, machine: Machine) -> GatedCpu:
     """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
     return open_gated(OnnxRuntimeHalves(bundle), bundle, machine)
+
+
+class OnnxRuntimeTiles:
+    """The slide artefact, for tiles of any size; see `tiles.TileNetwork`.
+
+    Raises:
+        MachineError: onnxruntime is not installed.
+        BackendError: the network cannot be loaded.
+        BundleError: it was altered, or the bundle holds none.
+    """
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle) -> None:
+        bundle_tiles(bundle)
+        self.title = _title()
+        self._session = _open_session(bundle, SLIDE_NETWORK)
+
+    def infer(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `tiles.TileNetwork.infer`."""
+        return np.asarray(_run_session(self._session, tensor, (1, *tensor.shape[2:]))[0])
+
+    def close(self) -> None:
+        """Drop the session."""
+        vars(self).pop("_session", None)
+
+
+def open_onnxruntime_tiles(bundle: Bundle, machine: Machine) -> TileNetwork:
+    """The slide artefact by ONNX Runtime; see `tiles.open_tiles` for what it raises."""
+    return open_tiles(OnnxRuntimeTiles(bundle), bundle, machine)
 
 
 class NetworkOnCpu:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
+from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles, open_tiles
 from breastseg_deploy.bundle import (
     GATE_DECODER,
     GATE_ENCODER,
@@ -25,6 +26,7 @@ from breastseg_deploy.bundle import (
     INT8_WEIGHTS,
     MODEL,
     PORTABLE,
+    SLIDE_NETWORK,
     TENSOR,
     Bundle,
 )
@@ -231,6 +233,53 @@ class OpenVinoHalves:
 def open_gated_openvino(bundle: Bundle, machine: Machine) -> GatedCpu:
     """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
     return open_gated(OpenVinoHalves(bundle), bundle, machine)
+
+
+class OpenVinoTiles:
+    """The slide artefact, compiled for one size of tile at a time; see `tiles.TileNetwork`.
+
+    A slide has tiles of one size, so the last one alone is kept.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: the network cannot be loaded.
+        BundleError: it was altered, or the bundle holds none.
+    """
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle) -> None:
+        bundle_tiles(bundle)
+        self._ov = load_openvino()
+        self.title = f"{_title(self._ov)} {SETTINGS}"
+        self._request: Any = None
+        self._size_px: tuple[int, ...] = ()
+        with openvino_border(
+            f"cannot load {bundle.path / SLIDE_NETWORK}", "try another version of it, or export the bundle again"
+        ):
+            self._core = self._ov.Core()
+            self._network = self._core.read_model(bundle.read(SLIDE_NETWORK))
+
+    def infer(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `tiles.TileNetwork.infer`."""
+        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
+            if tensor.shape[2:] != self._size_px:
+                self._request = None  # the memory of the last size first
+                self._network.reshape(list(tensor.shape))
+                self._request = compiled_request(self._ov, self._core, self._network)
+                self._size_px = tensor.shape[2:]
+            answer = self._request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0]
+            return np.array(answer[0, 0], np.float32)  # copied before the next tile overwrites it
+
+    def close(self) -> None:
+        """Drop the network."""
+        self._request = self._network = None
+        self._size_px = ()
+
+
+def open_openvino_tiles(bundle: Bundle, machine: Machine) -> TileNetwork:
+    """The slide artefact by OpenVINO; see `tiles.open_tiles` for what it raises."""
+    return open_tiles(OpenVinoTiles(bundle), bundle, machine)
 
 
 def compiled_request(ov: Any, core: Any, model: Any, settings: Mapping[str, object] = SETTINGS) -> Any:

@@ -6,14 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from breastseg_deploy.backends.onnxruntime import check_onnxruntime, open_gated_onnxruntime, open_onnxruntime
+from breastseg_deploy.backends.onnxruntime import (
+    check_onnxruntime,
+    open_gated_onnxruntime,
+    open_onnxruntime,
+    open_onnxruntime_tiles,
+)
 from breastseg_deploy.backends.openvino import (
     NAME_INT8,
     check_openvino,
     open_gated_openvino,
     open_openvino,
     open_openvino_int8,
+    open_openvino_tiles,
 )
+from breastseg_deploy.backends.tiles import TileNetwork
 from breastseg_deploy.bundle import FP16, INT8, PORTABLE, Bundle
 from breastseg_deploy.gpu.loading import check_onnxruntime_cuda, check_tensorrt, open_onnxruntime_cuda, open_tensorrt
 from breastseg_deploy.inference import Backend, GatedBackend
@@ -34,6 +41,7 @@ class BackendRecord:
         holds_preprocessing: whether the artefact computes the edge channel itself, as it was verified.
         packages: distributions that hold its library and exclude each other; none where there is one alone.
         open_gated: loads a bundle with the empty-frame gate; None where it serves none.
+        open_tiles: loads a bundle's slide artefact; None where it segments no slides.
     """
 
     check: Callable[[Machine], str]
@@ -45,6 +53,7 @@ class BackendRecord:
     holds_preprocessing: bool = False
     packages: tuple[str, ...] = ()
     open_gated: Callable[[Bundle, Machine], GatedBackend] | None = None
+    open_tiles: Callable[[Bundle, Machine], TileNetwork] | None = None
 
 
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -73,7 +82,12 @@ BACKENDS: Mapping[str, BackendRecord] = {
         packages=_ONNXRUNTIMES,
     ),
     "openvino": BackendRecord(
-        check=check_openvino, open=open_openvino, artefact=PORTABLE, extras="openvino", open_gated=open_gated_openvino
+        check=check_openvino,
+        open=open_openvino,
+        artefact=PORTABLE,
+        extras="openvino",
+        open_gated=open_gated_openvino,
+        open_tiles=open_openvino_tiles,
     ),
     "onnxruntime": BackendRecord(
         check=check_onnxruntime,
@@ -83,6 +97,7 @@ BACKENDS: Mapping[str, BackendRecord] = {
         holds_preprocessing=True,
         packages=_ONNXRUNTIMES,
         open_gated=open_gated_onnxruntime,
+        open_tiles=open_onnxruntime_tiles,
     ),
     NAME_INT8: BackendRecord(
         check=check_openvino, open=open_openvino_int8, artefact=INT8, extras="openvino", by_name_only=True

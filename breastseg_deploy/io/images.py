@@ -48,7 +48,8 @@ def read_frame(path: Path) -> NDArray[Any]:
         content = path.read_bytes()
     except OSError as err:
         raise _unreadable(path, err) from err
-    _refuse_truncated_jpeg(path, content)
+    if is_cut_short_jpeg(content):
+        raise FrameError(f"{path} is cut short (no end marker after its last scan); copy it again")
     try:  # OpenCV may complain on stderr besides: its log level belongs to the whole process, so it is left alone here
         decoded, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as err:
@@ -148,6 +149,11 @@ def overlay(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8
     return drawn
 
 
+def is_cut_short_jpeg(content: bytes) -> bool:
+    """Whether a JPEG ends early: it decodes without an error, its rest grey; the missing end marker gives it away."""
+    return content.startswith(b"\xff\xd8") and content.rfind(_JPEG_END) < content.rfind(_JPEG_SCAN)
+
+
 def _in_place(place: Path) -> list[FrameFile]:
     try:
         if place.is_dir():
@@ -171,12 +177,6 @@ def _in_folder(folder: Path) -> list[FrameFile]:
 def _truth_of(path: Path, masks: Path | None) -> Path | None:
     truth = masks / f"{path.stem}.png" if masks is not None else None
     return truth if truth is not None and truth.is_file() else None
-
-
-def _refuse_truncated_jpeg(path: Path, content: bytes) -> None:
-    """A JPEG cut short decodes without an error, its rest grey; its end marker after the last scan gives it away."""
-    if content.startswith(b"\xff\xd8") and content.rfind(_JPEG_END) < content.rfind(_JPEG_SCAN):
-        raise FrameError(f"{path} is cut short (no end marker after its last scan); copy it again")
 
 
 def _unreadable(path: Path, err: OSError) -> FrameError:

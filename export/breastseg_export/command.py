@@ -21,6 +21,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibrate", type=Path, metavar="DIR", help="frames to measure ranges on, for --precision int8"
     )
     parser.add_argument(
+        "--cells",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="folders with images/, masks/ and labels/ that choose how masks become cells (else: documented defaults)",
+    )
+    parser.add_argument(
         "--target",
         action="append",
         default=[],
@@ -39,6 +47,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-dice", type=float, metavar="X", help="stricter Dice for every frame than the default limits"
     )
+    parser.add_argument("--no-slide", action="store_true", help="omit the artefact that segments slides, tile by tile")
     parser.add_argument("--force", action="store_true", help="replace the bundle that stands at --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
@@ -60,6 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
         targets=tuple(arguments.target),
         compute_capabilities=tuple(arguments.compute_capability),
         calibrate=arguments.calibrate,
+        cells=tuple(arguments.cells),
+        slide=not arguments.no_slide,
     )
     manifest = export_bundle(settings, lambda step: print(step, file=sys.stderr))
     for artefact in manifest.artefacts:
@@ -73,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if not artefact.parity:
             facts = "; ".join(f"{label} {text}" for label, text in artefact.facts)
             print(f"{artefact.files[0]}: {manifest.files[artefact.files[0]].bytes:,} bytes, {facts}", file=sys.stderr)
+    if manifest.cells is not None:
+        print(f"cells, {manifest.cells.chosen_on}: {manifest.cells.figures.in_words}", file=sys.stderr)
     if arguments.json:
         print_json({"bundle": str(arguments.output), "manifest": manifest.model_dump(mode="json")})
     else:

@@ -11,11 +11,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from breastseg_deploy.bundle import GOLDENS, Golden, file_entry
+from breastseg_deploy.cell_choice import NOT_CHOSEN, CellChoice
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from breastseg_deploy.errors import CheckpointError
 from breastseg_deploy.fingerprint import fingerprint
 from breastseg_deploy.manifest import FrameContract, GaborBank, Manifest, Normalisation
 from breastseg_deploy.preprocess.gabor import bank_sha256
+from breastseg_export.cells import cells_section
 from breastseg_export.formats.format import Done, Work
 from breastseg_export.graph import OPSET
 from breastseg_export.parity import ParityRun
@@ -53,12 +55,14 @@ class Description:
         run: parity.
         frame: what frames must be.
         artefacts: in the order of the manifest.
+        cells: how masks become cells, where that was chosen on labelled frames.
     """
 
     work: Work
     run: ParityRun
     frame: FrameContract
     artefacts: list[Done]
+    cells: CellChoice | None = None
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Name and content of each artefact's files, one in memory at a time."""
@@ -85,9 +89,11 @@ class Description:
             ("precision", settings.precision),
             ("threshold", str(checkpoint.threshold)),
             *(fact for artefact in self.artefacts for fact in artefact.told.facts),
+            ("cells", NOT_CHOSEN if self.cells is None else f"parameters chosen on {self.cells.chosen_on}"),
             *self._versions().items(),
         ]
         sections = [artefact.told.section for artefact in self.artefacts if artefact.told.section]
+        sections += [] if self.cells is None else [cells_section(self.cells)]
         description = self.work.samples.description
         return report_html(architecture.encoder, self.run, description, rows, checkpoint.threshold, sections)
 
@@ -132,6 +138,7 @@ class Description:
             training=dict(details),
             # Phantoms look like no scanner: a fingerprint of theirs would call every real frame a drift.
             drift=None if self.work.samples.are_phantoms else fingerprint(self.run.measured),
+            cells=self.cells,
         )
 
     @property

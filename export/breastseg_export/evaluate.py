@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from breastseg_deploy.cell_choice import CellFigures
 from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.errors import ArgumentError, DataError
@@ -17,7 +18,7 @@ from breastseg_deploy.storage import check_place, write_whole
 
 if TYPE_CHECKING:
     from breastseg_train.data.dataset import Sample
-    from breastseg_train.evaluate.evaluation import Predictor
+    from breastseg_train.evaluate.evaluation import CellSplit, Predictor
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +48,10 @@ def _run(arguments: argparse.Namespace) -> int:
         check_place(place)  # before the work, of which nothing else would be left
     samples = read_data_set(arguments.data, arguments.splits).samples(arguments.splits)
     skips: list[bool] = []
-    with _opened(arguments, samples, skips) as (described, predict, threshold):
+    with _opened(arguments, samples, skips) as (described, predict, threshold, split):
         if arguments.tta:
             predict = seven_fold(predict)
-        found = compare(predict, samples, threshold, arguments.data)
+        found = compare(predict, samples, threshold, arguments.data, split)
         figures, compared = found.figures, found.result
         gated = {"skipped_by_the_gate": sum(skips)} if arguments.gate else {}
         facts = {**described, **gated, "splits": arguments.splits, "tta": arguments.tta, "threshold": threshold}
@@ -86,9 +87,13 @@ def _run(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _opened(
     arguments: argparse.Namespace, samples: Sequence[Sample], skips: list[bool]
-) -> Iterator[tuple[dict[str, str], Predictor, float]]:
-    """What is measured, as JSON tells it; its predictor, which adds to `skips` what a gate decides; its threshold."""
+) -> Iterator[tuple[dict[str, Any], Predictor, float, CellSplit]]:
+    """What is measured, as JSON tells it; its predictor, which adds to `skips` what a gate decides; its threshold; how
+    its masks become cells.
+    """
     from breastseg_deploy.bundle import MANIFEST, Bundle
+    from breastseg_deploy.cell_choice import NOT_CHOSEN, parameters_for
+    from breastseg_train.evaluate.evaluation import CellSplit
     from breastseg_train.network.checkpoint import DEMO, load_checkpoint
 
     path = Path(arguments.model)
@@ -98,8 +103,11 @@ def _opened(
         opened = Bundle.open(path, arguments.public_key)
         check_frame_sizes(samples, opened.manifest.frame.size_px)  # before an engine is built for minutes
         with told_on_stderr(), open_segmenter(path, arguments) as segment:
+            manifest, chosen = segment.manifest, segment.manifest.cells
+            split = CellSplit(parameters_for(chosen), manifest.frame.pixel_size_um)
             described = {"bundle": str(path), "backend": segment.backend}
-            yield described, bundle_predictor(segment, skips), segment.manifest.threshold
+            described |= _cells_described(split, NOT_CHOSEN if chosen is None else chosen.chosen_on)
+            yield described, bundle_predictor(segment, skips), manifest.threshold, split
         return
     if arguments.backend != "auto" or arguments.strict or arguments.gate or arguments.public_key is not None:
         raise ArgumentError(
@@ -108,8 +116,13 @@ def _opened(
 
     from breastseg_train.run.experiment import experiment_predictor
 
-    checkpoint = load_checkpoint(arguments.model)
-    yield {"checkpoint": arguments.model, "backend": "pytorch"}, experiment_predictor(checkpoint), checkpoint.threshold
+    checkpoint, split = load_checkpoint(arguments.model), CellSplit()
+    described = {"checkpoint": arguments.model, "backend": "pytorch", **_cells_described(split, NOT_CHOSEN)}
+    yield described, experiment_predictor(checkpoint), checkpoint.threshold, split
+
+
+def _cells_described(split: CellSplit, chosen_on: str) -> dict[str, Any]:
+    return {"cell_parameters": split.parameters.model_dump(mode="json"), "cell_parameters_chosen_on": chosen_on}
 
 
 def _print_table(title: str, result: dict[str, Any]) -> None:
@@ -128,6 +141,8 @@ def _print_table(title: str, result: dict[str, Any]) -> None:
             f"{empty['mean_predicted_pixels']:.1f} px on average"
         )
     print(f"  small structures found: {small['found']} of {small['count']}")
+    if result["cells"] is not None:
+        print(f"  {CellFigures(**result['cells']).in_words}")
     errors = dict(result["errors"])
     if wrong := errors.pop("wrong_pixels"):
         places = ", ".join(f"{place.replace('_', ' ')} {share:.0%}" for place, share in errors.items())

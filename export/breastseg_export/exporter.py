@@ -21,6 +21,7 @@ from breastseg_deploy.storage import (
     write_whole,
 )
 from breastseg_export import runners
+from breastseg_export.cells import LabelledFrames, choose_cells
 from breastseg_export.description import Description, frame_contract
 from breastseg_export.formats import formats_for
 from breastseg_export.formats.format import Done, Made, Told, Work
@@ -45,6 +46,7 @@ def export_bundle(
     Raises:
         BackendError: TensorRT refuses the float16 network or cannot build an engine of it.
         CheckpointError: the checkpoint cannot be used.
+        DataError: frames for `cells` that cannot be used.
         ArgumentError: `min_dice` lies outside 0 to 1; engines that cannot be asked for; a gate for another frame size;
             a network that is not the paper's; INT8 without frames that calibrate it or show what it costs.
         FrameError: a size that is no multiple of 32, or frames that break the contract.
@@ -60,6 +62,7 @@ def export_bundle(
     frame = frame_contract(settings, checkpoint)
     samples = Samples(settings.frames, frame.size_px, settings.bit_depth)
     samples.check()
+    labelled = LabelledFrames(settings.cells, frame.size_px) if settings.cells else None
     for one in formats:
         one.check(samples)
     runners.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
@@ -76,6 +79,11 @@ def export_bundle(
             if one.after_parity:
                 late = one.make(work)
                 description.artefacts.append(Done(late, late.tell(run)))
+        if labelled is not None:
+            say(f"choosing how masks become cells on {labelled.description}")
+            predict = runners.reference(checkpoint.model)
+            choice = choose_cells(labelled, predict, checkpoint.threshold, frame.pixel_size_um)
+            description = replace(description, cells=choice)
         say(f"writing {settings.output}")
         for name, content in description.files():
             make_folder((folder / name).parent)

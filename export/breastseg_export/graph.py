@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import onnx
 import torch
-from onnx import TensorProto, compose, helper
+from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
 
 from breastseg_deploy.bundle import TENSOR
@@ -28,18 +28,23 @@ LOGITS = "logits"
 """Output of the network alone, whose input is `TENSOR`."""
 
 _LARGEST_BATCH = 64
+_TILE_EXAMPLE_PX = 96, 160
+"""Neither the same on both sides nor a single cell of the grid."""
 
 
-def export_graph(module: nn.Module, examples: Mapping[str, Tensor], output_names: Sequence[str]) -> onnx.ModelProto:
-    """Trace a module into an ONNX graph with a dynamic batch, checked by ONNX's own checker.
+def export_graph(
+    module: nn.Module, examples: Mapping[str, Tensor], output_names: Sequence[str], *, any_batch: bool = True
+) -> onnx.ModelProto:
+    """Trace a module into an ONNX graph, checked by ONNX's own checker.
 
     Args:
         module: in evaluation mode; called with the examples in their order.
-        examples: by the name of the graph's input, a batch of two, so that no size 1 is taken for a constant; all other
-            sizes stay fixed.
+        examples: by the name of the graph's input; with `any_batch` a batch of two, so that no size 1 is taken for a
+            constant.
         output_names: of what it returns, in order.
+        any_batch: whether the batch stays open; all other sizes stay fixed.
     """
-    batch = torch.export.Dim("N", min=1, max=_LARGEST_BATCH)
+    free = {0: torch.export.Dim("N", min=1, max=_LARGEST_BATCH)} if any_batch else {}
     with _quiet_exporter(), torch.inference_mode():
         program = torch.onnx.export(
             module,
@@ -48,7 +53,7 @@ def export_graph(module: nn.Module, examples: Mapping[str, Tensor], output_names
             opset_version=OPSET,
             input_names=list(examples),
             output_names=list(output_names),
-            dynamic_shapes=tuple({0: batch} for _ in examples),
+            dynamic_shapes=tuple(free for _ in examples),
             verbose=False,
         )
     if program is None:
@@ -66,6 +71,35 @@ def export_network(model: SegmentationModel, size_px: tuple[int, int]) -> onnx.M
     """
     check_model_size(size_px)
     return export_graph(model, {TENSOR: torch.zeros(2, 4, *size_px)}, [LOGITS])
+
+
+def export_tile_network(model: SegmentationModel) -> onnx.ModelProto:
+    """The network for one tile of any size: float32 tensor (1, 4, H, W) to probability (1, 1, H, W).
+
+    H and W are multiples of 32. It is traced at one small size and its sides are opened afterwards, which takes half of
+    the time of tracing open ones; whether the graph is free of that size is left to the parity of a whole tile.
+    """
+    example = torch.zeros(1, 4, *_TILE_EXAMPLE_PX)
+    module = nn.Sequential(model, nn.Sigmoid()).eval()
+    graph = export_graph(module, {TENSOR: example}, [PROBABILITY], any_batch=False)
+    del graph.graph.value_info[:]
+    for value in (graph.graph.input[0], graph.graph.output[0]):
+        for name, axis in (("H", 2), ("W", 3)):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def global_pools(graph: onnx.ModelProto) -> list[str]:
+    """Nodes that reduce both sides of an image to one value, by name."""
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.graph.initializer}
+    found = []
+    for node in graph.graph.node:
+        axes = constants.get(node.input[1]) if len(node.input) > 1 else None
+        reduces = node.op_type.startswith("Reduce") and (axes is None or bool({2, -2} & set(axes.ravel().tolist())))
+        if reduces or node.op_type in ("GlobalAveragePool", "GlobalMaxPool"):
+            found.append(node.name)
+    return found
 
 
 def portable_model(network: onnx.ModelProto, gabor: GaborParameters, size_px: tuple[int, int]) -> onnx.ModelProto:

@@ -46,7 +46,10 @@ class ExportSettings:
         force: replace what stands at `output`.
         targets: TensorRT flavours to build engines with.
         calibrate: folder of frames that the ranges of "int8" are measured on; none of them may be among `frames`.
+        cells: folders of frames with numbered cells that choose how masks become cells; without any, the manifest
+            says that the documented defaults serve.
         compute_capabilities: GPUs to build engines for; without any, this machine's own.
+        slide: whether the bundle gets the slide artefact.
         built_at: what the manifest and the list of components state, see `build_time`; nothing else of a bundle but
             engines depends on the time.
     """
@@ -62,4 +65,6 @@ class ExportSettings:
     targets: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     calibrate: Path | None = None
+    cells: tuple[Path, ...] = ()
+    slide: bool = True
     built_at: str = field(default_factory=build_time)

@@ -15,6 +15,7 @@ from breastseg_deploy.storage import (
     check_output_file,
     check_output_folder,
     check_place,
+    file_written_whole,
     folder_written_whole,
     make_folder,
     write_whole,
@@ -44,6 +45,13 @@ def write_folder_beside_a_rival(place: Path) -> None:
         (folder / "mine").write_bytes(b"")
         with folder_written_whole(place, force=False) as other:
             (other / "rivals").write_bytes(b"")
+
+
+def write_half(place: Path, error: BaseException) -> None:
+    """Write half of a file that grows in pieces, and fail."""
+    with file_written_whole(place) as growing:
+        growing.write_bytes(b"half of it")
+        raise error
 
 
 def run_python(code: str) -> str:
@@ -101,6 +109,34 @@ def test_interrupted_write_leaves_the_old_file_and_no_partial_one(
     monkeypatch.setattr(os, "fsync", ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         write_whole(tmp_path / "a.bin", b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+    assert names(tmp_path) == {"a.bin"}
+
+
+def test_file_that_grows_in_pieces_takes_its_place_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"old")
+    with file_written_whole(tmp_path / "a.bin") as growing, growing.open("wb") as file:
+        file.write(b"a first ")
+        assert (tmp_path / "a.bin").read_bytes() == b"old"
+        file.write(b"and a second piece")
+    assert (tmp_path / "a.bin").read_bytes() == b"a first and a second piece"
+    assert names(tmp_path) == {"a.bin"}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (ValueError("no cell"), ValueError),
+        (OSError(28, "No space left on device"), OutputError),
+    ],
+)
+def test_file_that_stops_growing_leaves_the_old_one_and_no_partial_one(
+    tmp_path: Path, error: BaseException, raised: type[BaseException]
+) -> None:
+    (tmp_path / "a.bin").write_bytes(b"old")
+    with pytest.raises(raised):
+        write_half(tmp_path / "a.bin", error)
     assert (tmp_path / "a.bin").read_bytes() == b"old"
     assert names(tmp_path) == {"a.bin"}
 

@@ -27,3 +27,8 @@ def disc_frame(seed: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
         cv2.circle(mask, (int(x), int(y)), int(rng.integers(3, 8)), 255, -1)
     light = 20 + 0.5 * mask + rng.normal(0, 4, mask.shape)
     return np.clip(light, 0, 255).astype(np.uint8), mask
+
+
+def write_labels(root: Path, split: str, name: str, labels: np.ndarray) -> None:
+    (root / split / "labels").mkdir(exist_ok=True)
+    cv2.imwrite(str(root / split / "labels" / f"{name}.png"), labels)

@@ -9,6 +9,7 @@ from breastseg_export.formats.fp16 import Fp16
 from breastseg_export.formats.gate import GateHalves
 from breastseg_export.formats.int8 import Int8, calibration_samples
 from breastseg_export.formats.portable import Portable
+from breastseg_export.formats.slide import Slide
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.checkpoint import Checkpoint
 
@@ -28,5 +29,7 @@ def formats_for(settings: ExportSettings, checkpoint: Checkpoint, machine: Machi
         formats.append(Int8(calibration))
     if checkpoint.gate is not None:
         formats.append(GateHalves(checkpoint.gate, (settings.size_px, settings.size_px)))
+    if settings.slide:
+        formats.append(Slide())
     requests = engine_requests(settings.targets, settings.compute_capabilities, settings.precision, machine)
     return [*formats, *(Engine(request) for request in requests)]

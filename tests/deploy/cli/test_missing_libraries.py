@@ -38,6 +38,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "fit-gate": ("demo", "--data", "DATA", "--output", "OUT"),
     "gpu-check": ("BUNDLE", "--output", "OUT"),
     "inspect": ("BUNDLE",),
+    "package": ("BUNDLE", "--for", "cpp", "--output", "OUT"),
     "phantoms": ("--output", "OUT"),
     "sign": ("BUNDLE", "--key", "KEY"),
     "segment": ("BUNDLE", "FRAMES", "--output", "OUT"),
@@ -48,7 +49,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 EXTRA = {
     "train": ("ablate", "compare-runs", "cross-site", "dataset-stats", "evaluate", "fit-gate", "import-data", "train"),
-    "export": ("export",),
+    "export": ("export", "package"),
     "cpu": ("phantoms", "segment", "verify"),
     "benchmark": ("benchmark",),
     "gpu": ("gpu-check",),
@@ -136,6 +137,19 @@ def test_a_command_without_its_libraries_ends_with_4_and_the_command_that_brings
     assert line.startswith("error: ")
     assert f"is needed here and not installed: pip install '{DISTRIBUTION}[{extra}]'" in line
     assert not Path(places["OUT"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "extra"), [(b"II*\0", "slides"), (b"ZISRAWFILE", "czi"), (128 * b"\0" + b"DICM", "slides")]
+)
+def test_a_slide_without_its_readers_library_ends_with_4_and_the_extra_that_brings_it(
+    bare: Path, tmp_path: Path, head: bytes, extra: str
+) -> None:
+    (tmp_path / "slide").write_bytes(head)
+    done = call(bare, "breastseg", "inspect", str(tmp_path / "slide"))
+    assert done.returncode == 4, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"is needed here and not installed: pip install '{DISTRIBUTION}[{extra}]'")
 
 
 def test_breastseg_export_without_its_libraries_ends_with_4_and_its_json_object(

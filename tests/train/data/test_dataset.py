@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from discs import disc_frame, write_frame
+from discs import disc_frame, write_frame, write_labels
 
 from breastseg_deploy.errors import DataError
 from breastseg_train.data.dataset import read_data_set, read_frame, read_mask
@@ -100,3 +101,34 @@ def test_masks_of_either_white_read_as_0_and_1(tmp_path: Path, white: int) -> No
     mask[3:9, 4:8] = white
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     assert (read_mask(tmp_path / "mask.png") == mask // white).all()
+
+
+def test_numbered_cells_are_read_where_they_lie_beside_the_masks(data_root: Path) -> None:
+    frame, mask = disc_frame(0, cells=3)
+    labels = np.where(mask > 0, 700, 0).astype(np.uint16)
+    write_frame(data_root, "train", "train-0", frame, mask)
+    write_labels(data_root, "train", "train-0", labels)
+    numbered, other = read_data_set(data_root, ["train"]).splits["train"][:2]
+    assert np.array_equal(numbered.read_labels(), labels)
+    assert other.read_labels() is None
+
+
+def test_a_window_of_a_sample_is_one_of_its_labels_too(data_root: Path) -> None:
+    labels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    write_labels(data_root, "train", "train-0", labels)
+    sample = replace(read_data_set(data_root, ["train"]).splits["train"][0], window=(8, 16, 24, 32))
+    assert np.array_equal(sample.read_labels(), labels[8:32, 16:48])
+
+
+def test_labels_that_do_not_fit_are_reported(data_root: Path) -> None:
+    write_labels(data_root, "train", "train-0", np.zeros((32, 64), np.uint16))
+    write_labels(data_root, "train", "train-1", np.zeros((64, 64, 3), np.uint8))
+    write_labels(data_root, "train", "other", np.zeros((64, 64), np.uint8))
+    with pytest.raises(DataError) as caught:
+        read_data_set(data_root, ["train"])
+    for expected in (
+        "train-0.png: 32 x 64 px, its frame has 64 x 64",
+        "train-1.png: labels are one channel of whole numbers, got uint8 (64, 64, 3)",
+        "other.png: has no frame of that name",
+    ):
+        assert expected in str(caught.value)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from discs import disc_frame
+from discs import disc_frame, write_labels
 
 from breastseg_deploy.errors import ArgumentError
+from breastseg_deploy.instances import CellParameters, split_cells
 from breastseg_train.data.dataset import read_data_set
-from breastseg_train.evaluate.evaluation import confidence_interval, evaluate, masked, summary
+from breastseg_train.evaluate.evaluation import CellSplit, confidence_interval, evaluate, masked, summary
 from breastseg_train.evaluate.frame_figures import frame_figures
 from breastseg_train.evaluate.prediction import seen_upright, seven_fold, seven_views
 
@@ -98,3 +99,27 @@ def test_averaging_evens_out_a_predictor_that_knows_a_direction() -> None:
 def test_frames_that_are_not_square_cannot_be_turned() -> None:
     with pytest.raises(ArgumentError, match="needs square ones, got 32 x 64"):
         seven_fold(brightness)(np.zeros((1, 32, 64, 3), np.uint8))
+
+
+def test_cells_are_measured_where_the_truth_numbers_them(data_root: Path) -> None:
+    samples = read_data_set(data_root, ["test"]).splits["test"]
+    assert summary(evaluate(brightness, samples, threshold=0.3))["cells"] is None
+    for sample in samples:
+        cells = split_cells(sample.read()[1], sample.read()[1].astype(np.float32))
+        write_labels(data_root, "test", sample.name, cells.astype(np.uint16))
+    numbered = read_data_set(data_root, ["test"]).splits["test"]
+    found = summary(evaluate(brightness, numbered, threshold=0.3))["cells"]
+    assert found["truth"] >= 2
+    assert found["f1"] > 0.8
+    nothing = summary(evaluate(lambda frames: np.zeros(frames.shape[:3], np.float32), numbered, threshold=0.3))["cells"]
+    assert (nothing["found"], nothing["f1"], nothing["count_error"]) == (0, 0, 1)
+
+
+def test_masks_become_cells_by_the_parameters_that_are_given(data_root: Path) -> None:
+    mask = disc_frame(0, cells=3)[1]
+    write_labels(data_root, "test", "test-0", (mask > 0).astype(np.uint16))
+    samples = read_data_set(data_root, ["test"]).splits["test"][:1]
+    too_small = CellSplit(CellParameters(unit="um", least_area=64 * 64 / 4), pixel_size_um=0.5)
+    (figures,) = evaluate(brightness, samples, threshold=0.3, split=too_small)
+    assert figures.cells is not None
+    assert figures.cells.found == 0

@@ -8,7 +8,7 @@ from segmentation_models_pytorch.base.modules import SCSEModule
 
 from breastseg_deploy.errors import ArgumentError
 from breastseg_train.network.architecture import Architecture
-from breastseg_train.network.local_pools import LocalSCSE
+from breastseg_train.network.local_pools import LocalSCSE, LocalSqueeze, squeeze_locally
 from breastseg_train.network.model import SegmentationModel
 
 WIDTHS = (16, 16, 16, 16, 16)
@@ -81,3 +81,37 @@ def test_the_weights_of_a_network_with_global_pools_fit_one_with_local_pools() -
 def test_a_window_that_no_grid_carries_is_refused(window_px: int) -> None:
     with pytest.raises(ArgumentError, match=f"a positive multiple of 64, got {window_px}"):
         SegmentationModel(Architecture("tu-tf_efficientnet_lite0", WIDTHS, pool_window_px=window_px))
+
+
+ENCODERS = ("efficientnet-b0", "tu-efficientnet_b0", "tu-seresnet18", "se_resnet50", "tu-ese_vovnet19b_dw")
+"""One for each kind of squeeze-and-excitation."""
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_encoder_squeezed_over_a_window_that_holds_everything_is_what_it_was(encoder: str) -> None:
+    torch.manual_seed(0)
+    model = SegmentationModel(Architecture(encoder, WIDTHS)).eval()
+    tensor = noise(1, 4, 64, 96)
+    with torch.inference_mode():
+        expected = model.encode(tensor)
+        assert squeeze_locally(model.unet.encoder, 1024) > 0
+        for found, before in zip(model.encode(tensor), expected, strict=True):
+            torch.testing.assert_close(found, before, atol=1e-4, rtol=1e-3)
+
+
+def test_an_encoder_without_squeeze_and_excitation_is_left_as_it_is() -> None:
+    model = SegmentationModel(LITE0).eval()
+    before = str(model)
+    assert squeeze_locally(model.unet.encoder, 128) == 0
+    assert str(model) == before
+
+
+def test_a_squeeze_takes_no_notice_of_what_lies_beyond_its_window() -> None:
+    local = LocalSqueeze(torch.nn.Sequential(torch.nn.Conv2d(8, 8, 1), torch.nn.Sigmoid()), cell=1, cells=4)
+    features = noise(1, 8, 32, 32)
+    elsewhere = features.clone()
+    elsewhere[..., 20:, :] = 7
+    with torch.inference_mode():
+        before, after = local(features), local(elsewhere)
+    assert torch.equal(before[..., :17, :], after[..., :17, :])
+    assert not torch.equal(before[..., 18, :], after[..., 18, :])

@@ -1,4 +1,7 @@
-"""The data set on disk: DATA/SPLIT/images/NAME.png with DATA/SPLIT/masks/NAME.png, checked whole before it is used."""
+"""The data set on disk: DATA/SPLIT/images/NAME.png with DATA/SPLIT/masks/NAME.png, checked whole before it is used.
+
+Beside them may lie DATA/SPLIT/labels/NAME.png: whole numbers, 0 for none and one for each cell.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +19,8 @@ from breastseg_deploy.contract import SIDE_MULTIPLE_PX, rgb_frame
 from breastseg_deploy.errors import DataError, FrameError
 from breastseg_deploy.io import images
 from breastseg_deploy.progress import followed
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Sample:
         mask: path of the mask.
         sha256: hash of the frame's pixels and the mask's foreground, not of the files: it survives another compression.
         window: the part of frame and mask that is the sample, as top, left, height and width; None for all of it.
+        labels: path of the numbered cells; None where they are not numbered.
     """
 
     name: str
@@ -36,14 +43,25 @@ class Sample:
     mask: Path
     sha256: str
     window: tuple[int, int, int, int] | None = None
+    labels: Path | None = None
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The sample's frame, (H, W, 3), and mask, (H, W); see `read_frame` and `read_mask`."""
-        frame, mask = read_frame(self.image), read_mask(self.mask)
+        return self._part(read_frame(self.image)), self._part(read_mask(self.mask))
+
+    def read_labels(self) -> NDArray[np.int64] | None:
+        """The sample's cells, (H, W), 0 for none and a number for each; None where they are not numbered.
+
+        Raises:
+            DataError: see `read_labels`.
+        """
+        return None if self.labels is None else self._part(read_labels(self.labels))
+
+    def _part(self, pixels: NDArray[Pixel]) -> NDArray[Pixel]:
         if self.window is None:
-            return frame, mask
+            return pixels
         top, left, height, width = self.window
-        return frame[top : top + height, left : left + width], mask[top : top + height, left : left + width]
+        return pixels[top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ def read_data_set(root: Path, splits: Iterable[str], min_side_px: int = SIDE_MUL
     Raises:
         DataError: with all problems of all splits: no such split, a frame without mask, a mask without frame, two
             frames of one name, unreadable files, sizes that differ or do not suit the network, masks with values other
-            than 0 and 1 or 255, the same frame in two splits.
+            than 0 and 1 or 255, the same frame in two splits, labels of another size.
     """
     problems: list[str] = []
     found = {split: tuple(_samples(root / split, min_side_px, problems)) for split in splits}
@@ -121,14 +139,32 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         raise DataError(str(err)) from err
 
 
+def read_labels(path: Path) -> NDArray[np.int64]:
+    """Numbered cells as (H, W) int64, decoded by the runtime's own code.
+
+    Raises:
+        DataError: unreadable, more than one channel, or no whole numbers.
+    """
+    try:
+        labels = images.read_frame(path)
+    except FrameError as err:
+        raise DataError(str(err)) from err
+    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{path}: labels are one channel of whole numbers, got {labels.dtype} {labels.shape}")
+    return labels.astype(np.int64)
+
+
 def _samples(folder: Path, min_side_px: int, problems: list[str]) -> Iterable[Sample]:
     frames = _by_name(folder / "images", problems)
     masks = _by_name(folder / "masks", problems)
+    labels = _by_name(folder / "labels", problems) if (folder / "labels").is_dir() else {}
     problems += [f"{frames[name]}: has no mask of that name" for name in sorted(frames.keys() - masks.keys())]
-    problems += [f"{masks[name]}: has no frame of that name" for name in sorted(masks.keys() - frames.keys())]
+    for other in (masks, labels):
+        problems += [f"{other[name]}: has no frame of that name" for name in sorted(other.keys() - frames.keys())]
     for name in followed(sorted(frames.keys() & masks.keys()), f"reading {folder}", "frames"):
         try:
             frame, mask = read_frame(frames[name]), read_mask(masks[name])
+            cells = read_labels(labels[name]) if name in labels else None
         except DataError as err:
             problems.append(str(err))
             continue
@@ -140,8 +176,10 @@ def _samples(folder: Path, min_side_px: int, problems: list[str]) -> Iterable[Sa
                 f"{frames[name]}: {height} x {width} px; each side must be a multiple of {SIDE_MULTIPLE_PX} "
                 f"and at least {min_side_px}: crop it"
             )
+        if cells is not None and cells.shape != (height, width):
+            problems.append(f"{labels[name]}: {cells.shape[0]} x {cells.shape[1]} px, its frame has {height} x {width}")
         digest = hashlib.sha256(f"{frame.shape}".encode() + frame.tobytes() + mask.tobytes()).hexdigest()
-        yield Sample(name, folder.name, frames[name], masks[name], digest)
+        yield Sample(name, folder.name, frames[name], masks[name], digest, labels=labels.get(name))
 
 
 def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from breastseg_train.evaluate.calibration import (
     dice_by_threshold,
     probability_counts,
 )
-from breastseg_train.evaluate.evaluation import Predictor, evaluate, summary
+from breastseg_train.evaluate.evaluation import CellSplit, Predictor, evaluate, summary
 from breastseg_train.evaluate.frame_figures import FrameFigures
 from breastseg_train.evaluate.otsu import otsu_predictors
 
@@ -43,6 +43,7 @@ def compare(
     samples: Sequence[Sample],
     threshold: float,
     data_root: Path,
+    split: CellSplit | None = None,
 ) -> Comparison:
     """Measure a model and Otsu's thresholds on the same frames.
 
@@ -51,6 +52,7 @@ def compare(
         samples: the frames, at least one.
         threshold: of the model.
         data_root: where the manifest lies that names sources, see `sources`.
+        split: how the model's masks, and Otsu's, become cells; see `evaluation.evaluate`.
 
     Raises:
         DataError: a frame that cannot be read, or a manifest that lacks a column.
@@ -63,10 +65,11 @@ def compare(
             samples,
             threshold,
             lambda probability, truth: counts.append(probability_counts(probability, truth)),
+            split,
         )
     }
     for name, otsu in otsu_predictors(samples).items():
-        figures[name] = evaluate(otsu, samples, _OTSU_THRESHOLD)
+        figures[name] = evaluate(otsu, samples, _OTSU_THRESHOLD, split=split)
     known = sorted(set(named))
     return Comparison(
         figures[MODEL],

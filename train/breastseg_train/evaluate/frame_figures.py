@@ -12,6 +12,7 @@ import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from numpy.typing import NDArray
 
+from breastseg_deploy.instance_metrics import InstanceCounts
 from breastseg_deploy.metrics import dice, surface_dice
 from breastseg_train.data.mask_statistics import SMALL_STRUCTURE_PX
 from breastseg_train.evaluate.error_analysis import ErrorCounts, error_counts
@@ -38,6 +39,7 @@ class FrameFigures:
         small_structures: components under 100 px in truth.
         small_structures_found: how many of them have at least half of their pixels in the mask.
         errors: where the wrong pixels lie.
+        cells: what the figures of cells are made of; None where the frame's cells are not numbered.
     """
 
     name: str
@@ -52,6 +54,7 @@ class FrameFigures:
     small_structures: int
     small_structures_found: int
     errors: ErrorCounts
+    cells: InstanceCounts | None = None
 
 
 def frame_figures(

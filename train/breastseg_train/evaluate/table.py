@@ -11,6 +11,8 @@ COLUMNS = (
     "empty frames with a false positive",
     "small structures found",
     "surface Dice",
+    "F1 of cells at 0.5",
+    "close pairs merged",
 )
 
 
@@ -18,12 +20,15 @@ def cells(found: Mapping[str, Any]) -> tuple[str, ...]:
     """One cell for each of `COLUMNS`, of a summary of at least one frame; Dice with its 95 % interval."""
     empty, small = found["empty"], found["small_structures"]
     dice, surface = found["with_cells"]["dice"], found["with_cells"]["surface_dice"]
+    numbered = found.get("cells") or {"f1": None, "merged": None}
     return (
         "-" if dice is None else "{:.3f} ({:.3f} to {:.3f})".format(dice["mean"], *dice["ci95"]),
         f"{found['all']['dice']['mean']:.3f}",
         f"{round((empty['false_positive_rate'] or 0) * empty['frames'])} of {empty['frames']}",
         f"{small['found']} of {small['count']}",
         "-" if surface is None else f"{surface['mean']:.3f}",
+        "-" if numbered["f1"] is None else f"{numbered['f1']:.3f}",
+        "-" if numbered["merged"] is None else f"{numbered['merged']:.0%}",
     )
 
 
