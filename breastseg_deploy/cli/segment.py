@@ -47,11 +47,14 @@ def _run(arguments: argparse.Namespace) -> int:
     """Segment every frame and slide; one that fails is reported at the end, the others are done all the same."""
     from breastseg_deploy.bundle import Bundle
     from breastseg_deploy.drift import DriftWatch
+    from breastseg_deploy.errors import ArgumentError
     from breastseg_deploy.io.inputs import sort_inputs
     from breastseg_deploy.storage import check_output_folder, make_folder
 
     bundle = Bundle.open(arguments.bundle, arguments.public_key)
     inputs = sort_inputs(with_lists(arguments.images), bundle.manifest.frame.size_px)
+    if arguments.drift and (asks_for_fleet(arguments) or inputs.slides):
+        raise ArgumentError("--drift watches frames that one process segments; omit it for slides and for a fleet")
     if asks_for_fleet(arguments):
         return run_fleet(bundle, inputs, arguments)
     # A slide's folder says itself whether a run may go on in it; a frame's mask cannot.

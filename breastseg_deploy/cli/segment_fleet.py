@@ -65,14 +65,11 @@ def with_lists(places: Sequence[Path]) -> list[Path]:
 
 def run_fleet(bundle: Bundle, inputs: Inputs, arguments: argparse.Namespace) -> int:
     """Settle every input, or this job's part of them; prints and returns what `breastseg segment` would."""
-    from breastseg_deploy.errors import ArgumentError
     from breastseg_deploy.fleet.ledger import LEDGER, Ledger
     from breastseg_deploy.fleet.on_ray import work_on_ray
     from breastseg_deploy.fleet.processes import work_in_processes
     from breastseg_deploy.fleet.task import Task, parse_part, part_of
 
-    if arguments.drift:
-        raise ArgumentError("a drift watch sees frames in their order, and a fleet has none; omit --drift")
     tasks = [Task(file.name, file.path.resolve()) for file in inputs.frames]
     tasks += [Task(_slide_name(path), path.resolve()) for path in inputs.slides]
     if arguments.part is not None:
@@ -151,7 +148,8 @@ def _own(arguments: argparse.Namespace, output: Path) -> argparse.Namespace:
     """What travels to the workers, with places that hold from everywhere."""
     names = (*_SETTINGS, "strict", "public_key")
     kept: dict[str, Any] = {name: getattr(arguments, name) for name in names}
-    return argparse.Namespace(**kept, bundle=arguments.bundle.resolve(), output=output)
+    public_key = None if arguments.public_key is None else arguments.public_key.resolve()
+    return argparse.Namespace(**kept, bundle=arguments.bundle.resolve(), public_key=public_key, output=output)
 
 
 def _key(bundle: Bundle, arguments: argparse.Namespace) -> str:

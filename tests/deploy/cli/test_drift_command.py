@@ -74,3 +74,13 @@ def test_a_bundle_without_a_fingerprint_ends_with_1(
     assert run(*call, "--drift") == 1
     assert "holds no fingerprint of frames to compare with" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_slides_and_fleets_are_not_watched_and_say_so(
+    watched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.png").write_bytes(png_bytes(phantom_frame(0, (SIDE, SIDE)).frame))
+    call = ("segment", watched, tmp_path / "one.png", "--output", tmp_path / "out", "--drift", "--workers", 2)
+    assert run(*call) == 1
+    assert "--drift watches frames that one process segments; omit it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
