@@ -146,7 +146,7 @@ def _slide_name(path: Path) -> str:
 
 def _own(arguments: argparse.Namespace, output: Path) -> argparse.Namespace:
     """What travels to the workers, with places that hold from everywhere."""
-    names = (*_SETTINGS, "strict", "public_key")
+    names = (*_SETTINGS, "strict")
     kept: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     public_key = None if arguments.public_key is None else arguments.public_key.resolve()
     return argparse.Namespace(**kept, bundle=arguments.bundle.resolve(), public_key=public_key, output=output)
