@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 # Python bindings alone of the TensorRT versions that the engine code is held to; its libraries stand on no public index.
 TENSORRT := 10.16.1.11 11.4.0.106
+# Checkers whose own pins exclude ours: bioimage.io's (an older spec) and Triton's server (Python below 3.14, an older client).
+CHECKERS := bioimageio.core==0.11.0 nvidia-pytriton==0.7.0
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 DEMO := demo
 # Threads that spin while they wait slow every neighbour on a shared machine down.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint benchmark gpu-check format clean
+.PHONY: demo test lint benchmark gpu-check web format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
@@ -18,6 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	for version in $(TENSORRT); do $(BIN)/python -m pip install --no-deps --upgrade --target $(VENV)/tensorrt-$$version \
 		tensorrt-cu13-bindings==$$version || echo "no bindings of TensorRT $$version: their test is skipped"; done
+	for checker in $(CHECKERS); do $(BIN)/python -m pip install --no-deps $$checker || echo "no $$checker: its test is skipped"; done
 	@touch $(READY)
 
 # The main job end to end: export the demo checkpoint, verify the bundle, segment frames with it.
@@ -49,6 +52,13 @@ benchmark: $(READY)
 gpu-check: $(READY)
 	test -n "$$BREASTSEG_DEMO_BUNDLE" || test -d $(DEMO)/bundle || $(BIN)/breastseg-export demo --output $(DEMO)/bundle
 	$(BIN)/breastseg gpu-check $(if $(BREASTSEG_DEMO_BUNDLE),'$(BREASTSEG_DEMO_BUNDLE)',$(DEMO)/bundle)
+
+# The web page of the demo, on the loopback alone.
+web: $(READY)
+	test -d $(DEMO)/bundle || $(BIN)/breastseg-export demo --output $(DEMO)/bundle
+	$(BIN)/breastseg package $(DEMO)/bundle --for web --output $(DEMO)/web --force
+	@echo "open http://127.0.0.1:8000"
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(DEMO)/web 8000
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -48,8 +48,8 @@ _HOMES = {
     "Slide": "io.open_slide",
     "SlideError": "errors",
     "TrainingError": "errors",
-    "__version__": "version",
     "open_slide": "io.open_slide",
+    "__version__": "version",
 }
 
 __all__ = [

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-MAPPED = (".py", ".cu", ".j2", ".safetensors")
+MAPPED = (".py", ".cu", ".j2", ".safetensors", ".html", ".mjs", ".hpp", ".cpp")
 PACKAGES = [
     "breastseg_deploy",
     "train/breastseg_train",

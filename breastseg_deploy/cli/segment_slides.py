@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from breastseg_deploy.io.open_slide import Slide
     from breastseg_deploy.segmenter import Segmenter
+    from breastseg_deploy.slide.result import SlideResult
 
 WRITE = ("ome-tiff", "geojson", "csv")
 
@@ -51,13 +52,7 @@ def segment_slides(
     failed: list[dict[str, str]] = []
     for path in slides:
         try:
-            with _opened(path, segment, arguments) as slide:
-                result = segment.slide(
-                    slide,
-                    arguments.output / slide.name,
-                    write=arguments.write,
-                    skip_empty=not arguments.every_tile,
-                )
+            result = segment_slide_file(segment, path, arguments)
             already = {"done": " (found done)", "resumed": " (resumed)"}.get(result.resumed, "")
             print(f"{path}: a slide, {result.folder}{already}: {result.summary}", file=sys.stderr)
             done.append({"slide": str(path), "folder": str(result.folder), "resumed": result.resumed, **result.content})
@@ -65,6 +60,17 @@ def segment_slides(
             text = str(err) if str(path) in str(err) else f"{path}: {err}"
             failed.append({"slide": str(path), "error": text, "exit_code": str(err.exit_code)})
     return done, failed
+
+
+def segment_slide_file(segment: Segmenter, path: Path, arguments: argparse.Namespace) -> SlideResult:
+    """Segment one slide into its own folder.
+
+    Raises:
+        BreastsegError: see `Segmenter.slide` and `open_slide`.
+    """
+    with _opened(path, segment, arguments) as slide:
+        folder = arguments.output / slide.name
+        return segment.slide(slide, folder, write=arguments.write, skip_empty=not arguments.every_tile)
 
 
 def _opened(path: Path, segment: Segmenter, arguments: argparse.Namespace) -> Slide:

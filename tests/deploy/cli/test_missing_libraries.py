@@ -38,6 +38,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "fit-gate": ("demo", "--data", "DATA", "--output", "OUT"),
     "gpu-check": ("BUNDLE", "--output", "OUT"),
     "inspect": ("BUNDLE",),
+    "package": ("BUNDLE", "--for", "cpp", "--output", "OUT"),
     "phantoms": ("--output", "OUT"),
     "segment": ("BUNDLE", "FRAMES", "--output", "OUT"),
     "train": ("--data", "DATA", "--output", "OUT"),
@@ -47,7 +48,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 EXTRA = {
     "train": ("ablate", "compare-runs", "cross-site", "dataset-stats", "evaluate", "fit-gate", "import-data", "train"),
-    "export": ("export",),
+    "export": ("export", "package"),
     "cpu": ("phantoms", "segment", "verify"),
     "benchmark": ("benchmark",),
     "gpu": ("gpu-check",),

@@ -1,0 +1,82 @@
+"""A bundle as a model repository of Triton Inference Server, with a client of ten lines.
+
+Source: Triton's model configuration, https://github.com/triton-inference-server/server/blob/main/docs/user_guide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from breastseg_deploy.bundle import MANIFEST, MODEL, Bundle
+from breastseg_export.packages.documentation import model_page
+from breastseg_export.packages.package import Files, Package, manifest_bytes, portable_model
+
+_NAME = "breastseg"
+_LARGEST_BATCH = 8
+_CONFIG = """\
+name: "{name}"
+platform: "onnxruntime_onnx"
+max_batch_size: {batch}
+input [ {{ name: "frames" data_type: TYPE_UINT8 dims: [ {height}, {width}, 3 ] }} ]
+output [ {{ name: "probability" data_type: TYPE_FP32 dims: [ 1, {height}, {width} ] }} ]
+# Frames that arrive within 2 ms share a call. A queue of 64 refuses what it cannot take, and a frame that has waited
+# for 5 s is refused: a client always hears what became of its frame.
+dynamic_batching {{
+  preferred_batch_size: [ {batch} ]
+  max_queue_delay_microseconds: 2000
+  preserve_ordering: true
+  default_queue_policy {{
+    timeout_action: REJECT
+    default_timeout_microseconds: 5000000
+    allow_timeout_override: true
+    max_queue_size: 64
+  }}
+}}
+parameters [
+  {{ key: "threshold" value {{ string_value: "{threshold}" }} }},
+  {{ key: "manifest_sha256" value {{ string_value: "{sha256}" }} }}
+]
+"""
+_CLIENT = '''\
+"""Send a frame to Triton and write its mask: python client.py FRAME.png MASK.png [HOST:PORT]"""
+import sys
+import cv2
+import tritonclient.http as triton
+
+server = triton.InferenceServerClient(sys.argv[3] if len(sys.argv) > 3 else "localhost:8000")
+frames = cv2.cvtColor(cv2.imread(sys.argv[1], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)[None]  # (1, H, W, 3) uint8
+sent = triton.InferInput("frames", frames.shape, "UINT8")
+sent.set_data_from_numpy(frames)
+probability = server.infer("{name}", [sent]).as_numpy("probability")  # (1, 1, H, W) float32
+cv2.imwrite(sys.argv[2], (probability[0, 0] >= {threshold}).astype("uint8") * 255)
+'''
+
+
+def _files(bundle: Bundle) -> Files:
+    manifest = bundle.manifest
+    height, width = manifest.frame.size_px
+    about = manifest_bytes(bundle)
+    config = _CONFIG.format(
+        name=_NAME,
+        batch=_LARGEST_BATCH,
+        height=height,
+        width=width,
+        threshold=manifest.threshold,
+        sha256=hashlib.sha256(about).hexdigest(),
+    )
+    yield f"models/{_NAME}/1/{MODEL}", portable_model(bundle)
+    yield f"models/{_NAME}/config.pbtxt", config.encode()
+    yield "client.py", _CLIENT.format(name=_NAME, threshold=manifest.threshold).encode()
+    yield MANIFEST, about
+    yield "README.md", _page(bundle).encode()
+
+
+def _page(bundle: Bundle) -> str:
+    return f"""{model_page(bundle)}
+## Serving it
+    tritonserver --model-repository models
+    python client.py FRAME.png MASK.png
+"""
+
+
+TRITON = Package("Triton Inference Server", _files, "models")
