@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from breastseg_deploy.errors import BreastsegError as BreastsegError
     from breastseg_deploy.errors import BundleError as BundleError
     from breastseg_deploy.errors import CheckpointError as CheckpointError
+    from breastseg_deploy.errors import ClosedError as ClosedError
     from breastseg_deploy.errors import DataError as DataError
     from breastseg_deploy.errors import FrameError as FrameError
     from breastseg_deploy.errors import MachineError as MachineError
     from breastseg_deploy.errors import OutputError as OutputError
     from breastseg_deploy.errors import ParityError as ParityError
     from breastseg_deploy.errors import TrainingError as TrainingError
+    from breastseg_deploy.ledger import Delivered as Delivered
+    from breastseg_deploy.ledger import Dropped as Dropped
+    from breastseg_deploy.ledger import Failed as Failed
     from breastseg_deploy.machine import Machine as Machine
     from breastseg_deploy.result import Segmentation as Segmentation
     from breastseg_deploy.segmenter import Segmenter as Segmenter
+    from breastseg_deploy.stream import Stream as Stream
 
 _HOMES = {
     "ArgumentError": "errors",
@@ -36,7 +41,11 @@ _HOMES = {
     "Bundle": "bundle",
     "BundleError": "errors",
     "CheckpointError": "errors",
+    "ClosedError": "errors",
     "DataError": "errors",
+    "Delivered": "ledger",
+    "Dropped": "ledger",
+    "Failed": "ledger",
     "FrameError": "errors",
     "Machine": "machine",
     "MachineError": "errors",
@@ -44,6 +53,7 @@ _HOMES = {
     "ParityError": "errors",
     "Segmentation": "result",
     "Segmenter": "segmenter",
+    "Stream": "stream",
     "TrainingError": "errors",
 }
 
@@ -54,7 +64,11 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "ClosedError",
     "DataError",
+    "Delivered",
+    "Dropped",
+    "Failed",
     "FrameError",
     "Machine",
     "MachineError",
@@ -62,6 +76,7 @@ __all__ = [
     "ParityError",
     "Segmentation",
     "Segmenter",
+    "Stream",
     "TrainingError",
     "__version__",
 ]
