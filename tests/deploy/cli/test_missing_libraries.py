@@ -42,13 +42,14 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "segment": ("BUNDLE", "FRAMES", "--output", "OUT"),
     "train": ("--data", "DATA", "--output", "OUT"),
     "verify": ("BUNDLE",),
+    "watch": ("BUNDLE", "FRAMES", "--output", "OUT", "--once"),
 }
 """A call of each command; the words in capitals are places."""
 
 EXTRA = {
     "train": ("ablate", "compare-runs", "cross-site", "dataset-stats", "evaluate", "fit-gate", "import-data", "train"),
     "export": ("export",),
-    "cpu": ("phantoms", "segment", "verify"),
+    "cpu": ("phantoms", "segment", "verify", "watch"),
     "benchmark": ("benchmark",),
 }
 """The extra that a command names first where nothing is installed."""
