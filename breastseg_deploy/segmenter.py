@@ -221,8 +221,8 @@ class Segmenter:
             deadline_s: see there.
             callback: see there.
             patience_s: see there.
-            calls: see there; by default two where the backend computes on a GPU, so that the host's part of one frame
-                runs beside the GPU's part of another, else one.
+            calls: see there; by default two where the backend computes on a GPU, so that one frame is copied while
+                another is computed, else one.
             bit_depth: see `__call__`; the same for every frame.
             full_scale: see `__call__`; the same for every frame.
             probability: see `__call__`.
