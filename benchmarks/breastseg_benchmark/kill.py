@@ -123,11 +123,16 @@ def segment_victim(place: Path, bundle: Path, frames: int = 40) -> Victim:
         masks = sorted(output.glob("*.png")) if output.exists() else []
         return [one for mask in masks for one in _problem(lambda mask=mask: _is_mask(mask, size_px))]  # type: ignore[misc]
 
+    def again() -> tuple[str, ...]:
+        for path in output.glob(".*.partial"):  # as if it were started again after two hours: `storage.clear_partials`
+            os.utime(path, (time.time() - 7200,) * 2)
+        return words
+
     def left_over() -> list[str]:
         return sorted(path.name for path in output.iterdir() if path.suffix != ".png")
 
     code = _ENTRY.format(module="breastseg_deploy.cli.main")
-    return Victim("segment", code, words, output, problems, lambda: words, left_over)
+    return Victim("segment", code, words, output, problems, again, left_over)
 
 
 def train_victim(place: Path) -> Victim:

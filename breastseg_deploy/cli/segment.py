@@ -33,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.errors import BackendError, FrameError
     from breastseg_deploy.io.images import find_frames
     from breastseg_deploy.progress import followed
-    from breastseg_deploy.storage import check_output_folder, make_folder
+    from breastseg_deploy.storage import check_output_folder, clear_partials, make_folder
 
     files = find_frames(arguments.images)
     check_output_folder(arguments.output, force=arguments.force)
@@ -42,6 +42,7 @@ def _run(arguments: argparse.Namespace) -> int:
     failed: list[dict[str, str]] = []
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
         make_folder(arguments.output)
+        clear_partials(arguments.output)
         for file in followed(files, "segment", "frames"):
             try:
                 done.append(_segment_file(segment, file, arguments))

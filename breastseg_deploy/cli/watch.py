@@ -42,13 +42,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Watch until SIGINT or SIGTERM; with --once, the exit code is 1 where a frame has no mask."""
-    from breastseg_deploy.storage import make_folder
+    from breastseg_deploy.storage import clear_partials, make_folder
     from breastseg_deploy.watch import Watch
 
     _check_places(arguments.folder, arguments.output)
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segmenter, ExitStack() as stack:
         make_folder(arguments.output)
         stack.enter_context(_no_other_watch(arguments.output))
+        clear_partials(arguments.output)
         desk = _Desk(arguments)
         watch = Watch(segmenter, arguments.folder, arguments.output, bit_depth=arguments.bit_depth, tell=desk.tell)
         with StopAsked() as stop:

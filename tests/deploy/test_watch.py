@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from breastseg_deploy import Segmenter
+from breastseg_deploy import ClosedError, Segmenter
 from breastseg_deploy.io.images import png_bytes, read_mask
 from breastseg_deploy.io.png_text import text_of, with_text
 from breastseg_deploy.phantom import phantom_frame
@@ -219,6 +219,33 @@ def test_a_folder_that_vanishes_is_told_once_and_watched_again_when_it_is_back(d
     (desk.place / "a.png").write_bytes(png(0))
     desk.step_until(lambda: "mask" in desk.kinds())
     assert desk.kinds() == ["no_folder", "folder_again", "mask"]
+
+
+@pytest.mark.parametrize("modified_s", [4e9, 0.0])
+def test_file_times_of_a_clock_that_was_set_are_no_trouble(desk: Desk, modified_s: float) -> None:
+    (desk.place / "a.png").write_bytes(png(0))
+    desk.rest()
+    os.utime(desk.place / "a.png", (modified_s, modified_s))
+    desk.rest()
+    assert desk.kinds() == ["mask", "mask"]  # another time may be another content
+    desk.watch.close()
+    desk.watch = desk.restarted()
+    desk.rest()
+    assert len(desk.news) == 2
+
+
+def test_a_segmenter_that_cannot_compute_any_more_ends_the_watch(demo_bundle: Path, tmp_path: Path) -> None:
+    segmenter = Segmenter.open(demo_bundle, "onnxruntime")
+    desk = Desk(segmenter, tmp_path)
+    for number in range(6):
+        (desk.place / f"{number}.png").write_bytes(png(number))
+    segmenter.close()
+    with pytest.raises(ClosedError, match="is closed"):
+        desk.rest()
+    desk.watch.close()
+    assert list(desk.output.iterdir()) == []
+    counts, _ = desk.watch.snapshot()
+    assert counts.in_flight == 0
 
 
 def test_a_frame_that_is_gone_before_it_was_read_is_no_failure(desk: Desk) -> None:
