@@ -220,7 +220,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             self._wake()
         for thread in self._threads:
             if not ours:
-                thread.join(max(last - time.monotonic(), 0.0) or _LAST_STEPS_S / len(self._threads))
+                thread.join(max(last - time.monotonic(), _LAST_STEPS_S / len(self._threads)))
         return self.snapshot()
 
     def __enter__(self) -> Stream:
