@@ -13,9 +13,9 @@ FULL_DISK = """
 import errno, json, os, sys
 
 class FullDisk:
-    '''Every opening for writing and every new folder under `place` is a write; the one with the number `at` fails.'''
+    '''Openings for writing and new folders under `place` are writes; number `at` fails, or kills the process.'''
     def __init__(self):
-        self.place, self.at, self.seen = None, None, 0
+        self.place, self.at, self.seen, self.kills = None, None, 0, False
         sys.addaudithook(self)
     def begin(self, place, at):
         self.place, self.at, self.seen = str(place), at, 0
@@ -25,6 +25,8 @@ class FullDisk:
         if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
             return
         self.seen += 1
+        if self.seen == self.at and self.kills:
+            os.kill(os.getpid(), 9)
         if self.seen == self.at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plant import FULL_DISK, child
 
 from breastseg_benchmark.kill import Victim, export_victim, segment_victim, train_victim
 from breastseg_deploy.io.images import read_mask
@@ -56,8 +57,9 @@ def test_a_segment_run_leaves_whole_masks_and_goes_on(
 
 def test_an_export_killed_while_it_writes_leaves_no_bundle_and_the_next_one_clears_up(tmp_path: Path) -> None:
     victim = export_victim(tmp_path)
-    beside = victim.output.parent
-    kill_when(victim, lambda: list(beside.glob(".bundle.*.partial/content/*")), signal.SIGKILL)
+    code = FULL_DISK + "disk.kills = True; disk.begin(sys.argv.pop(1), 5); " + victim.code
+    done = child(code, victim.output.parent, *victim.words, cache=tmp_path / "cache")
+    assert done.returncode == -signal.SIGKILL
     assert not victim.output.exists()
     assert len(victim.left_over()) == 1
     ends_well(victim)
