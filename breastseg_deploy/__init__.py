@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from breastseg_deploy.errors import OutputError as OutputError
     from breastseg_deploy.errors import ParityError as ParityError
     from breastseg_deploy.errors import TrainingError as TrainingError
-    from breastseg_deploy.ledger import Delivered as Delivered
-    from breastseg_deploy.ledger import Dropped as Dropped
-    from breastseg_deploy.ledger import Failed as Failed
+    from breastseg_deploy.events import Delivered as Delivered
+    from breastseg_deploy.events import Dropped as Dropped
+    from breastseg_deploy.events import Failed as Failed
     from breastseg_deploy.machine import Machine as Machine
     from breastseg_deploy.result import Segmentation as Segmentation
     from breastseg_deploy.segmenter import Segmenter as Segmenter
@@ -43,9 +43,9 @@ _HOMES = {
     "CheckpointError": "errors",
     "ClosedError": "errors",
     "DataError": "errors",
-    "Delivered": "ledger",
-    "Dropped": "ledger",
-    "Failed": "ledger",
+    "Delivered": "events",
+    "Dropped": "events",
+    "Failed": "events",
     "FrameError": "errors",
     "Machine": "machine",
     "MachineError": "errors",

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from breastseg_deploy.events import Snapshot
 from breastseg_deploy.latency import LatencyFigures
-from breastseg_deploy.ledger import Snapshot
 
 
 def plain(counts: Snapshot) -> dict[str, Any]:

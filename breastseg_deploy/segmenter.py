@@ -21,9 +21,10 @@ from breastseg_deploy.backends.select import AUTO, Choice, choose
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_batch, rgb_frame
 from breastseg_deploy.errors import ClosedError, FrameError
+from breastseg_deploy.events import Event
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import DeviceBackend, GatedBackend, Inference, lies_on_gpu
-from breastseg_deploy.ledger import Event, Policy
+from breastseg_deploy.ledger import Policy
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.result import Segmentation

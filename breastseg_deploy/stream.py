@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from breastseg_deploy.errors import ArgumentError, BackendError
-from breastseg_deploy.ledger import CLOSED, FULL, Entry, Event, Ledger, Policy, Snapshot, Submission
+from breastseg_deploy.events import CLOSED, FULL, Event, Snapshot, Submission
+from breastseg_deploy.ledger import Entry, Ledger, Policy
 from breastseg_deploy.result import Segmentation
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from breastseg_deploy.errors import ClosedError, FrameError, OutputError
+from breastseg_deploy.events import Delivered, Event, Failed, Snapshot
 from breastseg_deploy.io.images import SUFFIXES, FrameFile, png_bytes, read_rgb
 from breastseg_deploy.io.png_text import text_of, with_text
-from breastseg_deploy.ledger import Delivered, Event, Failed, Snapshot
 from breastseg_deploy.segmenter import Segmenter
 from breastseg_deploy.storage import write_whole
 from breastseg_deploy.stream import Stream

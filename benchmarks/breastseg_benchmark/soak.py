@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from breastseg_benchmark.memory import resident_bytes
 from breastseg_deploy.cli.command import print_json
-from breastseg_deploy.ledger import POLICIES, Delivered, Policy, Snapshot
+from breastseg_deploy.events import Delivered, Snapshot
+from breastseg_deploy.ledger import POLICIES, Policy
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.progress import Progress
 from breastseg_deploy.segmenter import Segmenter
@@ -127,12 +128,14 @@ def soak_threads(segmenter: Segmenter, calls: int) -> Growth:
         which = number % len(phantoms)
         return not np.array_equal(segmenter(phantoms[which], probability=False).mask, expected[which])
 
-    def repeat(numbers: range) -> int:
-        shares = [numbers[start::THREADS] for start in range(THREADS)]  # a future for each call would be memory, too
-        with ThreadPoolExecutor(THREADS) as pool:
+    # The same threads to the end, each with buffers of its own; a future for each call would be memory, too.
+    with ThreadPoolExecutor(THREADS) as pool:
+
+        def repeat(numbers: range) -> int:
+            shares = [numbers[start::THREADS] for start in range(THREADS)]
             return sum(pool.map(lambda share: sum(map(is_wrong, share)), shares))
 
-    return _grown(f"calls by {THREADS} threads", calls, repeat)
+        return _grown(f"calls by {THREADS} threads", calls, repeat)
 
 
 def soak_opening(bundle: Path, backend: str, times: int) -> Growth:

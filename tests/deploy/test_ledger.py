@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from breastseg_deploy.errors import ArgumentError, BackendError, ClosedError
-from breastseg_deploy.ledger import (
-    MEANING,
-    MOST_REPORTS,
-    POLICIES,
-    Delivered,
-    Dropped,
-    Entry,
-    Event,
-    Failed,
-    Ledger,
-    Policy,
-    Snapshot,
-)
+from breastseg_deploy.events import MEANING, Delivered, Dropped, Event, Failed, Snapshot
+from breastseg_deploy.ledger import MOST_REPORTS, POLICIES, Entry, Ledger, Policy
 from breastseg_deploy.result import Segmentation
 
 MASK = Segmentation(np.zeros((2, 2), np.uint8), None, {}, "made up")
