@@ -35,7 +35,7 @@ disk = FullDisk()
 """Python raises what an audit hook raises, so no function of ours or of a library is replaced for it."""
 
 
-def child(code: str, *words: object, cache: Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+def child(code: str, *words: object, cache: Path, timeout_s: float = 1800) -> subprocess.CompletedProcess[str]:
     """Python code in a process of its own, with a cache folder of its own."""
     command = [sys.executable, "-c", code, *map(str, words)]
     environment = {**os.environ, "BREASTSEG_CACHE": str(cache)}
