@@ -11,7 +11,7 @@ DEMO := demo
 # Threads that spin while they wait slow every neighbour on a shared machine down.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint benchmark gpu-check web format clean
+.PHONY: demo test lint benchmark soak gpu-check web format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
@@ -47,6 +47,11 @@ lint: $(READY)
 # Against the paper's pipeline and the peers, in turn, in one run; options of ours go into BENCHMARK.
 benchmark: $(READY)
 	$(BIN)/python -m pytest --benchmark $(BENCHMARK)
+
+# Streams, threads and openings for long, on a bundle for small frames so that it takes minutes.
+soak: $(READY)
+	test -d $(DEMO)/small || $(BIN)/breastseg-export demo --output $(DEMO)/small --size 64 --precision fp32
+	$(BIN)/python -m breastseg_benchmark.soak $(DEMO)/small $(SOAK)
 
 # The first ten minutes on a machine with a GPU. BREASTSEG_DEMO_BUNDLE names a bundle made elsewhere; without it, the demo's.
 gpu-check: $(READY)

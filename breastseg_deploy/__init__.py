@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from breastseg_deploy.errors import BreastsegError as BreastsegError
     from breastseg_deploy.errors import BundleError as BundleError
     from breastseg_deploy.errors import CheckpointError as CheckpointError
+    from breastseg_deploy.errors import ClosedError as ClosedError
     from breastseg_deploy.errors import DataError as DataError
     from breastseg_deploy.errors import FrameError as FrameError
     from breastseg_deploy.errors import MachineError as MachineError
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
     from breastseg_deploy.errors import ParityError as ParityError
     from breastseg_deploy.errors import SlideError as SlideError
     from breastseg_deploy.errors import TrainingError as TrainingError
+    from breastseg_deploy.events import Delivered as Delivered
+    from breastseg_deploy.events import Dropped as Dropped
+    from breastseg_deploy.events import Failed as Failed
     from breastseg_deploy.io.open_slide import Slide as Slide
     from breastseg_deploy.io.open_slide import open_slide as open_slide
     from breastseg_deploy.machine import Machine as Machine
     from breastseg_deploy.result import Segmentation as Segmentation
     from breastseg_deploy.segmenter import Segmenter as Segmenter
+    from breastseg_deploy.stream import Stream as Stream
     from breastseg_deploy.version import __version__ as __version__
 
 _HOMES = {
@@ -37,7 +42,11 @@ _HOMES = {
     "Bundle": "bundle",
     "BundleError": "errors",
     "CheckpointError": "errors",
+    "ClosedError": "errors",
     "DataError": "errors",
+    "Delivered": "events",
+    "Dropped": "events",
+    "Failed": "events",
     "FrameError": "errors",
     "Machine": "machine",
     "MachineError": "errors",
@@ -47,6 +56,7 @@ _HOMES = {
     "Segmenter": "segmenter",
     "Slide": "io.open_slide",
     "SlideError": "errors",
+    "Stream": "stream",
     "TrainingError": "errors",
     "open_slide": "io.open_slide",
     "__version__": "version",
@@ -59,7 +69,11 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "ClosedError",
     "DataError",
+    "Delivered",
+    "Dropped",
+    "Failed",
     "FrameError",
     "Machine",
     "MachineError",
@@ -69,6 +83,7 @@ __all__ = [
     "Segmenter",
     "Slide",
     "SlideError",
+    "Stream",
     "TrainingError",
     "__version__",
     "open_slide",

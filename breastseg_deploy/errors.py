@@ -40,6 +40,10 @@ class BackendError(BreastsegError):
     """An inference engine failed while it was loaded or while it ran."""
 
 
+class ClosedError(BackendError):
+    """No later call of this Segmenter can succeed: it was closed, its GPU failed for good, or this is a fork."""
+
+
 class DataError(BreastsegError):
     """A data set breaks its layout; the message lists every problem that was found."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,9 +21,11 @@ from breastseg_deploy.backends.select import AUTO, Choice, choose
 from breastseg_deploy.backends.tiles import TileNetwork, no_slides
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_batch, rgb_frame
-from breastseg_deploy.errors import BackendError, FrameError
+from breastseg_deploy.errors import ClosedError, FrameError
+from breastseg_deploy.events import Event
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import DeviceBackend, GatedBackend, Inference, lies_on_gpu
+from breastseg_deploy.ledger import Policy
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.result import Segmentation
@@ -30,6 +34,7 @@ from breastseg_deploy.slide.outputs import DEFAULT_WRITE
 from breastseg_deploy.slide.result import SlideResult
 from breastseg_deploy.slide.run import Request, segment_slide
 from breastseg_deploy.slide.source import SlideSource
+from breastseg_deploy.stream import Stream
 from breastseg_deploy.trust.keys import PublicKeyPem
 
 _LOG = logging.getLogger("breastseg_deploy")
@@ -64,6 +69,7 @@ class Segmenter:
         self._machine = machine or Machine()
         self._tiles: TileNetwork | None = None
         self._slides = threading.Lock()
+        self._process = os.getpid()
         self._running = 0
         self._closed = False
         self._state = threading.Condition()
@@ -141,8 +147,8 @@ class Segmenter:
         Raises:
             FrameError: the frame breaks the contract, or lies on a GPU that does not compute; nothing was computed.
             BackendError: the engine failed, its answer is no probability (NaN, outside [0, 1], another shape), or the
-                Segmenter is closed. After a failure of one call the next may succeed; where the GPU itself has failed
-                for good, every call says so.
+                Segmenter is closed. After a failure of one call the next may succeed; where none can, because the
+                Segmenter is closed, its GPU has failed for good, or the process is a fork, it is a ClosedError.
             ParityError: this is the first batch of its size on a GPU, and it does not reproduce the goldens.
         """
         return self._segmented(frame, bit_depth, full_scale, probability, is_batch=False)[0]
@@ -254,6 +260,49 @@ class Segmenter:
             return inference.mask, probability
         return (probability >= self.manifest.threshold).astype(np.uint8), probability
 
+    def stream(
+        self,
+        policy: Policy = "block",
+        *,
+        depth: int = 8,
+        deadline_s: float | None = None,
+        callback: Callable[[Event], object] | None = None,
+        patience_s: float | None = 60.0,
+        calls: int | None = None,
+        bit_depth: int | None = None,
+        full_scale: float | None = None,
+        probability: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Stream:
+        """A stream of a camera's frames through this Segmenter; close it before the Segmenter, best by a `with` block.
+
+        Args:
+            policy: see `stream.Stream`, as for all that is not named here.
+            depth: see there.
+            deadline_s: see there.
+            callback: see there.
+            patience_s: see there.
+            calls: see there; by default two where the backend computes on a GPU, so that one frame is copied while
+                another is computed, else one.
+            bit_depth: see `__call__`; the same for every frame.
+            full_scale: see `__call__`; the same for every frame.
+            probability: see `__call__`.
+            clock: see `stream.Stream`.
+
+        Raises:
+            ArgumentError: a policy, depth, deadline or number of calls that is none.
+        """
+        return Stream(
+            partial(self, bit_depth=bit_depth, full_scale=full_scale, probability=probability),
+            policy,
+            depth=depth,
+            deadline_s=deadline_s,
+            callback=callback,
+            patience_s=patience_s,
+            calls=(2 if self.record.on_gpu else 1) if calls is None else calls,
+            clock=clock,
+        )
+
     def self_test(self) -> list[GoldenResult]:
         """Run the bundle's golden frames and hold them to the limits that the export had to meet.
 
@@ -279,7 +328,12 @@ class Segmenter:
         return list(run_goldens(self.bundle, self.artefact, run, 1, self.backend))
 
     def close(self) -> None:
-        """Wait for running calls, then give the engine's memory back; calls after this raise BackendError."""
+        """Wait for running calls, then give the engine's memory back; calls after this raise ClosedError.
+
+        In a process forked after it was opened, it does nothing: the engine is the parent's.
+        """
+        if os.getpid() != self._process:
+            return
         with self._state:
             if self._closed:
                 return
@@ -315,9 +369,14 @@ class Segmenter:
 
     def _while_open(self, infer: Callable[[], Result]) -> Result:
         """Run it while nobody may close the engine."""
+        if os.getpid() != self._process:  # asked before the lock: another thread may have held it when this one forked
+            raise ClosedError(
+                f"this Segmenter was opened in process {self._process}, and a fork has none of its engine's threads; "
+                "open the bundle in the process that uses it, or start processes by spawn"
+            )
         with self._state:
             if self._closed:
-                raise BackendError("this Segmenter is closed; open the bundle again with Segmenter.open")
+                raise ClosedError("this Segmenter is closed; open the bundle again with Segmenter.open")
             self._running += 1
         try:
             return infer()

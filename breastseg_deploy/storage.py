@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +15,9 @@ from tempfile import TemporaryFile
 
 from breastseg_deploy.errors import OutputError
 from breastseg_deploy.unfinished import unfinished_folder
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+_ABANDONED_S = 3600.0
 
 
 def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
@@ -63,6 +69,19 @@ def file_written_whole(path: Path) -> Iterator[Path]:
         raise OutputError(
             f"cannot write {path}: {_reason(err)}; nothing was left half-written: make room or choose another place"
         ) from err
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove what killed processes left of files that `write_whole` wrote there: it is named so, and over an hour old.
+
+    A living process has such a file for a moment.
+    """
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)]:
+            with suppress(OSError):
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _ABANDONED_S:
+                    path.unlink()
 
 
 def check_output_folder(path: Path, *, force: bool) -> None:

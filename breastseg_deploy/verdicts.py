@@ -20,7 +20,7 @@ from typing import Any
 
 from breastseg_deploy.errors import MachineError, OutputError
 from breastseg_deploy.machine import CACHE_VARIABLE, Machine
-from breastseg_deploy.storage import write_whole
+from breastseg_deploy.storage import clear_partials, write_whole
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -125,11 +125,12 @@ class PrivateFolder:
             ) from err
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file whole.
+        """Write a file whole; what killed processes left half-written goes away.
 
         Raises:
             OutputError: no permission, no space.
         """
+        clear_partials(self.path)
         write_whole(self.path / name, content, private=True)
 
     @contextmanager

@@ -3,6 +3,7 @@
 # ruff: noqa: E501  # a table reads by its rows
 from __future__ import annotations
 
+import inspect
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,21 @@ from breastseg_deploy import (
     gate,
     instance_metrics,
     instances,
+    latency,
+    ledger,
     metrics,
     selftest,
+    stream,
     verify,
+    watch,
 )
 from breastseg_deploy.backends import fastest
+from breastseg_deploy.cli import watch as watch_command
 from breastseg_deploy.instances import DEFAULTS
 from breastseg_deploy.preprocess import gabor
+from breastseg_deploy.segmenter import Segmenter
 from breastseg_deploy.slide import certificate, foreground, run
+from breastseg_deploy.stream import Stream
 from breastseg_export import cells, parity, runners, samples
 from breastseg_export.formats import gate as gate_format
 from breastseg_export.formats import int8
@@ -41,6 +49,10 @@ from breastseg_train.run import gate as fitted_gate
 BUDGETS = Path(__file__).resolve().parents[1] / "benchmarks" / "budgets.toml"
 PAPER = configuration.PRESETS["paper"]
 BANK = gabor.GaborParameters()
+
+
+def patience(of: Any) -> Any:
+    return inspect.signature(of).parameters["patience_s"].default
 
 
 def limits(of: Any) -> tuple[float, float, float]:
@@ -122,6 +134,10 @@ PROMISES = [
     ("int8.md: largest weight of 7 bits", int8._LARGEST_WEIGHT, 64),
     ("drift.md: frames of a window, standard errors", (drift.WINDOW_FRAMES, drift.LIMIT), (32, 4.0)),
     ("drift.md: frames of a fingerprint, of a scale", (fingerprint.LEAST_FRAMES, expected_width.LEAST_FRAMES), (16, 100)),
+    ("streams.md: seconds of patience, of closing, of last steps", (patience(Stream), patience(Segmenter.stream), stream.CLOSE_S, stream._LAST_STEPS_S), (60.0, 60.0, 10.0, 0.5)),
+    ("streams.md: reports that wait", ledger.MOST_REPORTS, 1000),
+    ("streams.md: growth of a bucket of latencies", latency._GROWTH, 1.05),
+    ("streams.md: seconds between looks, until unreadable, until a mask is tried again, between counters", (watch.POLL_S, watch.SETTLE_S, watch.RETRY_S, watch_command._EVERY_S), (0.5, 5.0, 10.0, 10.0)),
     ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),
 ]  # fmt: skip
 

@@ -49,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.drift import DriftWatch
     from breastseg_deploy.errors import ArgumentError
     from breastseg_deploy.io.inputs import sort_inputs
-    from breastseg_deploy.storage import check_output_folder, make_folder
+    from breastseg_deploy.storage import check_output_folder, clear_partials, make_folder
 
     bundle = Bundle.open(arguments.bundle, arguments.public_key)
     inputs = sort_inputs(with_lists(arguments.images), bundle.manifest.frame.size_px)
@@ -63,6 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
         watch = DriftWatch(segment.manifest) if arguments.drift else None
         make_folder(arguments.output)
+        clear_partials(arguments.output)
         done, failed = segment_frames(segment, inputs.frames, arguments, watch)
         slides, failed_slides = segment_slides(segment, inputs.slides, arguments)
     for failure in (*failed, *failed_slides):

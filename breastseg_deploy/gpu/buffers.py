@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,14 +76,14 @@ class Lane:
         tensor: (N, 4, H, W) float32 on the device, the network's input.
         logits: (N, 1, H, W) float32, its output.
         run_network: puts one run on the pipeline's stream.
-        slots: in turn, without end.
+        slots: one for each run that may be under way.
     """
 
     batch: int
     tensor: Any
     logits: Any
     run_network: Callable[[], None]
-    slots: itertools.cycle[Slot]
+    slots: tuple[Slot, ...]
 
     @classmethod
     def make(
@@ -105,8 +104,7 @@ class Lane:
         tensor = cupy.zeros((batch, 4, *size_px), np.float32)
         logits = cupy.empty((batch, 1, *size_px), np.float32)
         run_network = bind(tensor.data.ptr, logits.data.ptr, batch)
-        slots = [Slot(cupy, batch, size_px) for _ in range(IN_FLIGHT)]
-        return cls(batch, tensor, logits, run_network, itertools.cycle(slots))
+        return cls(batch, tensor, logits, run_network, tuple(Slot(cupy, batch, size_px) for _ in range(IN_FLIGHT)))
 
 
 def _pinned(cupy: Any, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from breastseg_deploy.errors import BackendError, BreastsegError
+from breastseg_deploy.errors import BackendError, BreastsegError, ClosedError
 
 
 class GpuGuard:
@@ -33,11 +33,12 @@ class GpuGuard:
             frames: in the batch, for the message.
 
         Raises:
-            BackendError: the block failed on the GPU, or an earlier one has made it unusable.
+            BackendError: the block failed on the GPU.
+            ClosedError: this block, or an earlier one, has made the GPU unusable.
             BreastsegError: as the block raised it.
         """
         if self.dead is not None:
-            raise BackendError(self.dead)
+            raise ClosedError(self.dead)
         try:
             yield
         except BreastsegError:
@@ -70,7 +71,7 @@ class GpuGuard:
                 f"the GPU failed for good while {self._name} ran on it ({first}): this Segmenter is closed; "
                 "end this process and start it again, and see the system's log where that does not help"
             )
-            raise BackendError(self.dead) from (cause or err)
+            raise ClosedError(self.dead) from (cause or err)
 
 
 def one_line(err: BaseException) -> str:

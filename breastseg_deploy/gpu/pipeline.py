@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -9,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from statistics import mean
 from typing import Any
 
@@ -77,7 +79,8 @@ class GpuPipeline:
     and serves only after it reproduces the bundle's goldens: another batch size may run other kernels. Opening prepares
     batch 1. A rest of two to seven frames is filled up to 8, or run frame by frame, whichever took less time when both
     sizes were timed here. Runs of one call overlap: copies to the GPU, work on it, and copies from it have a stream
-    each. Calls of several threads wait for each other.
+    each. So do two calls of one frame by two threads, as a stream makes them; batches of several threads wait for each
+    other and for single frames.
 
     Args:
         bundle: opened; its goldens and limits decide.
@@ -103,19 +106,20 @@ class GpuPipeline:
         self._cupy: Any = require("cupy", "gpu")
         self._lanes: dict[int, Lane] = {}
         self._padded_from = MAX_BATCH
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._free: SimpleQueue[Slot] = SimpleQueue()
         self._device = self._cupy.cuda.Device(DEVICE)
         with self._device:
             self._stream, self._upload, self._download = (self._cupy.cuda.Stream(non_blocking=True) for _ in range(3))
             self._network = open_network(self._stream)
         self._guard = GpuGuard(self._network.name, (self._stream, self._upload, self._download))
         with self._on_gpu(1):
-            self._lane(1)
+            for slot in self._lane(1).slots:
+                self._free.put(slot)
 
     def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         """Masks (N, H, W) of a checked batch (N, H, W, 3) on the host; see `Backend.infer`."""
-        with self._on_gpu(len(rgb)):
-            return self._run(rgb, self._plan(len(rgb)), None, probability).inference
+        return self._infer(rgb, None, probability)
 
     def infer_on_device(
         self, frames: Any, *, bit_depth: int | None = None, is_batch: bool, probability: bool = True
@@ -123,14 +127,50 @@ class GpuPipeline:
         """Masks (N, H, W) of frames on the GPU; see `DeviceBackend.infer_on_device`."""
         with self._lock, self._guard.watch(1), self._device:
             batch = self._view(frames, bit_depth, is_batch)
-        with self._on_gpu(len(batch)):
-            return self._run(batch, self._plan(len(batch)), bit_depth, probability).inference
+        return self._infer(batch, bit_depth, probability)
 
     def close(self) -> None:
         """Drop engine, graphs and buffers; see `Backend.close`."""
         with self._lock:
             self._lanes.clear()
             vars(self).pop("_network", None)  # closed twice is closed
+
+    def _infer(self, frames: Any, bit_depth: int | None, probability: bool) -> Inference:
+        if len(frames) == 1:
+            return self._run_one(frames, bit_depth, probability).inference
+        with self._alone(), self._on_gpu(len(frames)):
+            return self._run(frames, self._plan(len(frames)), bit_depth, probability).inference
+
+    def _run_one(self, frame: Any, bit_depth: int | None, probability: bool) -> _Answer:
+        """The mask of one frame; while it is waited for, another thread may put its own frame on the streams.
+
+        A slot is free again only when its answer was read: whoever wakes first takes nobody else's.
+        """
+        answer = _Answer(1, self._size_px, probability)
+        slot = self._free.get()
+        try:
+            run = _Run(0, 1, slot, on_host=isinstance(frame, np.ndarray))
+            with self._on_gpu(1):
+                self._start(run, self._lane(1), frame, bit_depth, answer)
+            # A device of its own: one that is shared keeps, between threads, what was current before.
+            with self._guard.watch(1), self._cupy.cuda.Device(DEVICE):
+                self._finish(run, frame.dtype, bit_depth, answer)
+        finally:
+            self._free.put(slot)
+        return answer
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No single frame is under way, and none begins. One batch at a time: two would wait for each other's slots."""
+        with self._turn:
+            slots: list[Slot] = []
+            try:
+                while len(slots) < IN_FLIGHT:
+                    slots.append(self._free.get())
+                yield
+            finally:
+                for slot in slots:
+                    self._free.put(slot)
 
     @contextmanager
     def _on_gpu(self, frames: int) -> Iterator[None]:
@@ -211,12 +251,14 @@ class GpuPipeline:
         """Masks of frames on the host (uint8 RGB) or on the device, a few runs under way at once."""
         answer = _Answer(len(frames), self._size_px, probability)
         under_way: deque[_Run] = deque()
+        turns: dict[int, Iterator[Slot]] = {}
         start = 0
         for lane, count in plan:
             # A lane's slots come in turn, so the oldest run must be over before the next one is started.
             if len(under_way) == IN_FLIGHT:
                 self._finish(under_way.popleft(), frames.dtype, bit_depth, answer)
-            run = _Run(start, count, next(lane.slots), on_host=isinstance(frames, np.ndarray))
+            slot = next(turns.setdefault(lane.batch, itertools.cycle(lane.slots)))
+            run = _Run(start, count, slot, on_host=isinstance(frames, np.ndarray))
             self._start(run, lane, frames[start : start + count], bit_depth, answer)
             under_way.append(run)
             start += count

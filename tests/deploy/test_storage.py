@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from breastseg_deploy.storage import (
     check_output_file,
     check_output_folder,
     check_place,
+    clear_partials,
     file_written_whole,
     folder_written_whole,
     make_folder,
@@ -139,6 +141,19 @@ def test_file_that_stops_growing_leaves_the_old_one_and_no_partial_one(
         write_half(tmp_path / "a.bin", error)
     assert (tmp_path / "a.bin").read_bytes() == b"old"
     assert names(tmp_path) == {"a.bin"}
+
+
+def test_what_a_killed_process_left_of_a_file_goes_away_after_an_hour_and_nothing_else(tmp_path: Path) -> None:
+    old = time.time() - 4000
+    for name in (".a.png.0123abcd.partial", ".b.0123abcd.partial", "c.0123abcd.partial", ".d.png.partial", "e.png"):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (old, old))
+    (tmp_path / ".folder.0123abcd.partial").mkdir()
+    (tmp_path / ".young.0123abcd.partial").write_bytes(b"half")
+    clear_partials(tmp_path)
+    kept = {"c.0123abcd.partial", ".d.png.partial", "e.png", ".folder.0123abcd.partial", ".young.0123abcd.partial"}
+    assert names(tmp_path) == kept
+    clear_partials(tmp_path / "missing")
 
 
 def test_file_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -44,13 +44,14 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "segment": ("BUNDLE", "FRAMES", "--output", "OUT"),
     "train": ("--data", "DATA", "--output", "OUT"),
     "verify": ("BUNDLE",),
+    "watch": ("BUNDLE", "FRAMES", "--output", "OUT", "--once"),
 }
 """A call of each command; the words in capitals are places."""
 
 EXTRA = {
     "train": ("ablate", "compare-runs", "cross-site", "dataset-stats", "evaluate", "fit-gate", "import-data", "train"),
     "export": ("export", "package"),
-    "cpu": ("phantoms", "segment", "verify"),
+    "cpu": ("phantoms", "segment", "verify", "watch"),
     "benchmark": ("benchmark",),
     "gpu": ("gpu-check",),
     "signing": ("sign",),
