@@ -54,14 +54,19 @@ def edge_channel(
         own = edge[here]
         own[:] = _largest_response(padded[seen], spectra, own.shape)
 
-    corners = itertools.product(range(0, height, tile[0]), range(0, width, tile[1]))
-    if threads == 1:
+    corners = list(itertools.product(range(0, height, tile[0]), range(0, width, tile[1])))
+    if threads == 1 or len(corners) == 1:
         for corner in corners:
             fill(corner)
     else:
-        with ThreadPoolExecutor(threads) as pool:  # NumPy's transforms release the interpreter lock
-            list(pool.map(fill, corners))
+        list(_workers(threads).map(fill, corners))  # NumPy's transforms release the interpreter lock
     return edge
+
+
+@lru_cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads for all calls of the process: new ones for each call would each leave a heap of the allocator behind."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="edge channel")
 
 
 def _largest_response(
