@@ -17,7 +17,7 @@ from breastseg_deploy.manifest import FileEntry, Manifest, parse_manifest
 from breastseg_deploy.preprocess.gabor import bank_sha256
 
 MANIFEST = "manifest.json"
-PORTABLE, FP16, INT8, GATE, ENGINE = "portable", "fp16", "int8", "gate", "engine"
+PORTABLE, FP16, BF16, INT8, GATE, ENGINE = "portable", "fp16", "bf16", "int8", "gate", "engine"
 """Roles of artefacts (`manifest.Artefact`)."""
 
 MODEL = "model.onnx"
