@@ -14,26 +14,33 @@ if TYPE_CHECKING:
 
 _STRICT_HELP = "refuse to serve by a lesser backend where a better one fails, or by the CPU where a GPU ought to"
 
-
+_LOSS_HELP = "the mean Dice that --backend fastest may lose, e.g. 0.002"
 _GATE_HELP = "leave the decoder out for frames that the bundle's empty-frame gate finds empty (CPU alone)"
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --backend, --strict and --gate."""
+    """Add --backend, --max-dice-loss, --strict and --gate."""
     parser.add_argument(
-        "--backend", default="auto", metavar="NAME", help="see `breastseg doctor`; default: %(default)s"
+        "--backend", default="auto", metavar="NAME", help="see `breastseg doctor`, or fastest; default: %(default)s"
     )
+    parser.add_argument("--max-dice-loss", type=float, metavar="X", help=_LOSS_HELP)
     parser.add_argument("--strict", action="store_true", help=_STRICT_HELP)
     parser.add_argument("--gate", action="store_true", help=_GATE_HELP)
 
 
 def open_segmenter(bundle: Path, arguments: argparse.Namespace) -> Segmenter:
-    """The bundle, opened as --backend, --strict and --gate ask."""
+    """The bundle, opened as --backend, --max-dice-loss, --strict and --gate ask."""
     from breastseg_deploy.progress import Progress
     from breastseg_deploy.segmenter import Segmenter
 
     with Progress(f"opening {bundle}"):
-        return Segmenter.open(bundle, arguments.backend, strict=arguments.strict, gate=arguments.gate)
+        return Segmenter.open(
+            bundle,
+            arguments.backend,
+            strict=arguments.strict,
+            gate=arguments.gate,
+            max_dice_loss=arguments.max_dice_loss,
+        )
 
 
 @contextmanager
