@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from breastseg_deploy.artefacts import HalfPrecision, details_of
-from breastseg_deploy.bundle import FP16, MODEL, NETWORK_FP16, PORTABLE, REPORT, Bundle
+from breastseg_deploy.bundle import BF16, FP16, MODEL, NETWORK_FP16, PORTABLE, REPORT, Bundle
 from breastseg_deploy.errors import ArgumentError, CheckpointError, OutputError, ParityError
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
@@ -59,6 +59,7 @@ def test_manifest_records_what_was_exported_and_how_well(demo_manifest: Manifest
     assert [(one.role, one.files) for one in demo_manifest.artefacts] == [
         (PORTABLE, (MODEL,)),
         (FP16, (NETWORK_FP16,)),
+        (BF16, (MODEL,)),
     ]
     for artefact in demo_manifest.artefacts:
         assert artefact.parity
@@ -111,7 +112,7 @@ def test_parity_failure_writes_no_bundle_keeps_the_worst_frames_and_exits_3(
     output = capsys.readouterr()
     assert left_behind(tmp_path) == ["b.rejected"]
     assert (tmp_path / "b.rejected" / REPORT).is_file()
-    assert len(list((tmp_path / "b.rejected").rglob("difference.png"))) == 9
+    assert len(list((tmp_path / "b.rejected").rglob("difference.png"))) == 12
     assert "no bundle was written, the worst frames are in" in output.err
     assert json.loads(output.out.splitlines()[-1])["kind"] == "ParityError"
 

@@ -1,9 +1,11 @@
-"""INT8 after training, for OpenVINO: most of the decoder's 3 x 3 convolutions in 8-bit integers, all else in float32.
+"""INT8 after training, for OpenVINO: convolutions in 8-bit integers as far as the encoder allows it, the rest float32.
 
-They are most of the work. Of the sets and methods tried on the demo (docs/LOG.md), this one kept its masks best: ranges
-by minimum and maximum, after SmoothQuant moved the activations' outliers into the weights, and the block that reads the
-encoder's shallowest features left in float32. Weights take half of the 8-bit range: processors without VNNI add
-products of 8 bits in 16, which would overflow silently.
+An encoder with squeeze-and-excitation loses too much: of its network, the decoder's 3 x 3 convolutions are quantised
+but those of the block that reads the encoder's shallowest features. Of any other network, all are but the depthwise
+ones, which NNCF neither smooths nor keeps to 7 bits, and those that read the frame or end in the mask, which carry most
+of the error and little of the work. Of the methods tried on the demo (docs/LOG.md), this one kept its masks best:
+ranges by minimum and maximum, after SmoothQuant moved the activations' outliers into the weights. Weights take half of
+the 8-bit range: processors without VNNI add products of 8 bits in 16, which would overflow silently.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from breastseg_deploy.verify import LEAST_JUDGED
 from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, Made, Told, Work
 from breastseg_export.graph import behind_sigmoid
 from breastseg_export.parity import INT8_LIMITS, Compared, stricter
+from breastseg_export.precision.layers import described_values, groups, plane_size
+from breastseg_export.precision.ranges import POOLS
 from breastseg_export.runners import Engine
 from breastseg_export.samples import Sample, Samples
 from breastseg_export.settings import ExportSettings
@@ -42,6 +46,9 @@ LEAST_CALIBRATION_FRAMES = 32
 """With 8 the worst mask of 73 other frames was 0.90, with 32 and more 0.986 and over (docs/LOG.md)."""
 
 _DECODER, _KEPT_BLOCK = ".decoder.", ".x_3_3."
+_FRONT = ("projection", "stem", "head")
+"""Groups of layers that stay in float32 in any case: 8 bits of a dark frame are few."""
+_ENCODER = ("stem", "encoder")
 _LEVELS_OF_A_MASK = 2
 _SMOOTHING = 0.5
 _OVERFLOW_FIX = "ENABLE"
@@ -185,8 +192,7 @@ def quantised_network(
         FrameError: a frame cannot be read.
     """
     weights = {node.name: node.input[1] for node in network.graph.node if node.op_type == "Conv"}
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in network.graph.initializer}
-    chosen = {name for name, weight in weights.items() if _is_chosen(weight, shapes[weight])}
+    chosen = chosen_convolutions(network)
     ov = load_openvino()
     with without_telemetry(), redirect_stdout(io.StringIO()):  # NNCF draws its own progress on stdout
         nncf = require("nncf", "int8")
@@ -228,6 +234,27 @@ def int8_in_openvino(network: QuantisedNetwork, gabor: GaborParameters) -> Engin
     return run
 
 
+def chosen_convolutions(network: onnx.ModelProto) -> set[str]:
+    """Names of the convolutions to quantise; see the module. Those of values pooled over the frame never are."""
+    by_group = {node.name: group.name for group in groups(network) for node in group.nodes}
+    values = described_values(network)
+    convolutions = [node for node in network.graph.node if node.op_type == "Conv"]
+    weights = {
+        node.name: node.input[1]
+        for node in convolutions
+        if plane_size(values[node.output[0]]) > 1 and not _is_depthwise(node)
+    }
+    squeezing = {node.name for node in network.graph.node if node.op_type in POOLS}
+    if not any(by_group[name].startswith(_ENCODER) for name in squeezing):
+        return {name for name in weights if by_group[name] not in _FRONT}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in network.graph.initializer}
+    return {name for name, weight in weights.items() if _is_chosen(weight, shapes[weight])}
+
+
+def _is_depthwise(convolution: onnx.NodeProto) -> bool:
+    return any(attribute.name == "group" and attribute.i > 1 for attribute in convolution.attribute)
+
+
 def _is_chosen(weight: str, shape: tuple[int, ...]) -> bool:
     """Whether a convolution's weight is 3 x 3, in the decoder, and not in the block that is kept in float32."""
     return shape[2:] == (3, 3) and _DECODER in weight and _KEPT_BLOCK not in weight
@@ -261,7 +288,7 @@ def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]
     in_eight_bits = {_onnx_name(op) for op in convolutions if _is_quantised(op)}
     if not chosen or in_eight_bits != chosen:
         return (
-            f"must quantise {len(chosen)} convolutions of the decoder and did {len(in_eight_bits & chosen)} of them "
+            f"must quantise {len(chosen)} convolutions and did {len(in_eight_bits & chosen)} of them "
             f"and {len(in_eight_bits - chosen)} more"
         )
     others = {
