@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.artefacts import Int8Precision
 from breastseg_deploy.backends.openvino import compiled_request, load_openvino, openvino_border, without_telemetry
+from breastseg_deploy.backends.openvino_islands import onnx_name
 from breastseg_deploy.bundle import INT8, INT8_NETWORK, INT8_WEIGHTS, TENSOR
 from breastseg_deploy.errors import ArgumentError, BackendError, BreastsegError
 from breastseg_deploy.extras import require
@@ -200,7 +201,9 @@ def quantised_network(
             path = Path(scratch) / "network.onnx"
             onnx.save(behind_sigmoid(network, size_px), path)
             model = ov.convert_model(path, input=[(TENSOR, [1, 4, *size_px])])
-            kept = [op.get_friendly_name() for op in _convolutions(model) if _onnx_name(op) not in chosen]
+            kept = [
+                op.get_friendly_name() for op in _convolutions(model) if onnx_name(op.get_friendly_name()) not in chosen
+            ]
             quantised = _by_nncf(nncf, model, kept, calibration, gabor)
             found = _check(model, quantised, weights, chosen)
             if found:
@@ -281,11 +284,11 @@ def _by_nncf(nncf: Any, model: Any, kept: Sequence[str], calibration: Samples, g
 
 def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]) -> str:
     """What NNCF did beside what it was asked to, as the rest of a sentence; empty where it did that and no more."""
-    unknown = {_onnx_name(op) for op in _convolutions(model)} ^ weights.keys()
+    unknown = {onnx_name(op.get_friendly_name()) for op in _convolutions(model)} ^ weights.keys()
     if unknown:
         return f"got convolutions from OpenVINO that the exported graph names otherwise ({sorted(unknown)[0]})"
     convolutions = _convolutions(quantised)
-    in_eight_bits = {_onnx_name(op) for op in convolutions if _is_quantised(op)}
+    in_eight_bits = {onnx_name(op.get_friendly_name()) for op in convolutions if _is_quantised(op)}
     if not chosen or in_eight_bits != chosen:
         return (
             f"must quantise {len(chosen)} convolutions and did {len(in_eight_bits & chosen)} of them "
@@ -300,9 +303,11 @@ def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]
     }
     if others:
         return f"quantised what is no convolution as well: {', '.join(sorted(others))}"
-    if not all(_is_smoothed(op) for op in convolutions if _onnx_name(op) in chosen):
+    if not all(_is_smoothed(op) for op in convolutions if onnx_name(op.get_friendly_name()) in chosen):
         return "applied no SmoothQuant"
-    if not all(_largest_weight(op) <= _LARGEST_WEIGHT for op in convolutions if _onnx_name(op) in chosen):
+    if not all(
+        _largest_weight(op) <= _LARGEST_WEIGHT for op in convolutions if onnx_name(op.get_friendly_name()) in chosen
+    ):
         return "gave weights more than 7 bits"
     return ""
 
@@ -331,11 +336,6 @@ def _nncf_border(version: str) -> Iterator[None]:
 
 def _convolutions(model: Any) -> list[Any]:
     return [op for op in model.get_ordered_ops() if op.get_type_name() in _CONVOLUTIONS]
-
-
-def _onnx_name(convolution: Any) -> str:
-    """The ONNX node that a convolution came from; OpenVINO adds a suffix where it splits off the bias."""
-    return str(convolution.get_friendly_name()).removesuffix("/WithoutBiases")
 
 
 def _is_quantised(convolution: Any) -> bool:
