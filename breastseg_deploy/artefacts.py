@@ -73,6 +73,21 @@ class HalfPrecision(Part):
     search_frames: tuple[str, ...] = ()
 
 
+class Bf16Precision(Part):
+    """What of `model.onnx` stays in float32 where a processor multiplies in bfloat16.
+
+    Attributes:
+        fp32_islands: nodes of its network that stay in float32.
+        groups: of layers that they are; the head always is one.
+        search, search_frames: as in `HalfPrecision`.
+    """
+
+    fp32_islands: tuple[str, ...]
+    groups: tuple[str, ...]
+    search: tuple[IslandTrial, ...]
+    search_frames: tuple[str, ...]
+
+
 class Int8Precision(Part):
     """How the INT8 network was quantised after training, and what stayed in float32.
 
@@ -187,6 +202,7 @@ class SlideTiles(Part):
 
 _MODELS: Mapping[str, type[BaseModel]] = {
     "fp16": HalfPrecision,
+    "bf16": Bf16Precision,
     "int8": Int8Precision,
     "gate": Gate,
     "engine": EngineEntry,

@@ -21,7 +21,7 @@ from breastseg_deploy.trust.keys import PublicKeyPem
 from breastseg_deploy.trust.statement import SIGNATURE
 
 MANIFEST = "manifest.json"
-PORTABLE, FP16, INT8, GATE, ENGINE, SLIDE = "portable", "fp16", "int8", "gate", "engine", "slide"
+PORTABLE, FP16, BF16, INT8, GATE, ENGINE, SLIDE = "portable", "fp16", "bf16", "int8", "gate", "engine", "slide"
 """Roles of artefacts (`manifest.Artefact`)."""
 
 MODEL = "model.onnx"

@@ -15,6 +15,8 @@ from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
 CACHE_VARIABLE = "BREASTSEG_CACHE"
 
 _LINUX = Path("/proc/cpuinfo")
+_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
+"""Flags of Linux for instructions that multiply in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Processor:
         cores: that this process may use.
         instructions: a short hash of the instruction sets that the system shows, which virtual machines on processors
             of one name may differ in; empty where it does not say.
+        bfloat16: whether it multiplies in bfloat16 (AVX512_BF16, AMX); None where the system does not say.
     """
 
     name: str
     cores: int
     instructions: str = ""
+    bfloat16: bool | None = None
 
     def __str__(self) -> str:
         return f"{self.name}, {self.cores} cores, instructions {self.instructions or 'unknown'}"
@@ -80,7 +84,10 @@ def this_processor(told_by: Path = _LINUX) -> Processor:
     told = _first_core(told_by)
     flags = told.get("flags") or told.get("Features") or ""
     instructions = hashlib.sha256(flags.encode()).hexdigest()[:8] if flags else ""
-    return Processor(told.get("model name") or platform.processor() or platform.machine(), cores, instructions)
+    bfloat16 = not _BFLOAT16.isdisjoint(flags.split()) if flags else None
+    return Processor(
+        told.get("model name") or platform.processor() or platform.machine(), cores, instructions, bfloat16
+    )
 
 
 def cache_place() -> Path:

@@ -49,7 +49,7 @@ class Segmenter:
         manifest: what the bundle says about itself.
         backend: name of the backend in use.
         record: what the registry says of it.
-        artefact: the role of what it serves: "portable", "fp16" on a GPU, "gate", or "int8".
+        artefact: the role of what it serves: "portable", "fp16" on a GPU, "gate", "bf16" or "int8".
         gate: the empty-frame gate where the bundle was opened with it, else None.
         backend_reason: which backend was chosen, why, and why each preferred one was passed over; also logged under
             "breastseg_deploy", at WARNING where a better backend ought to have worked, else at INFO.
@@ -82,6 +82,7 @@ class Segmenter:
         *,
         strict: bool = False,
         gate: bool = False,
+        max_dice_loss: float | None = None,
         machine: Machine | None = None,
         public_key: PublicKeyPem | None = None,
         require_signature: bool = False,
@@ -95,19 +96,23 @@ class Segmenter:
         Args:
             bundle: a folder made by breastseg-export.
             backend: a backend's name ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime",
-                "openvino-int8"), which then serves or fails; or "auto": the first of the GPU's that works here, else
-                the CPU's fastest one in float32.
+                "openvino-bf16", "openvino-int8"), which then serves or fails; or "auto": the first of the GPU's that
+                works here, else the CPU's fastest one in float32; or "fastest": likewise, and on the CPU in whatever
+                precision, as long as it keeps to `max_dice_loss`.
             strict: with "auto", refuse to serve by a lesser backend where a better one is there and fails, and by the
                 CPU where a GPU ought to serve; see `backends.select.choose`.
             gate: skip the decoder for frames that the bundle's empty-frame gate finds empty; on the CPU alone. What it
                 may miss stands in the manifest (`gate.GateCalibration`), and every result says what was skipped.
+            max_dice_loss: with "fastest" alone, the mean Dice that may be lost against float32, by the export's
+                figures and by the goldens here, e.g. 0.002; see `backends.dice_loss`.
             machine: where it serves; None for this one.
             public_key: PEM file, or its bytes, of the key that must have signed the bundle. Without one a signature is
                 not looked at, and the log says so.
             require_signature: refuse to open without a public key.
 
         Raises:
-            ArgumentError: a public key that is none, or none where a signature is required.
+            ArgumentError: a public key that is none, or none where a signature is required; "fastest" without
+                `max_dice_loss`, or the other way round.
             BundleError: the bundle is missing, incomplete or altered, was not signed by the public key's owner, or
                 holds no gate.
             BackendError: there is no such backend, it cannot load the bundle, or `strict` refuses.
@@ -119,7 +124,7 @@ class Segmenter:
         opened = Bundle.open(bundle, public_key, require_signature=require_signature)
         if opened.is_signed:
             _LOG.log(logging.WARNING if opened.signed_by is None else logging.INFO, "%s: %s", opened.path, opened.trust)
-        choice = choose(opened, backend, machine, strict=strict, gate=gate)
+        choice = choose(opened, backend, machine, strict=strict, gate=gate, max_dice_loss=max_dice_loss)
         _LOG.log(logging.WARNING if choice.fell_back else logging.INFO, "%s: backend %s", opened.path, choice.reason)
         segmenter = cls(opened, choice, machine)
         if segmenter.gate is not None:

@@ -8,7 +8,7 @@ is kept until one of these changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
@@ -80,20 +80,20 @@ class SpeedTest:
     Args:
         bundle: opened; its first golden is the frame.
         engines: what would serve, with its version, by the backend's name.
-        artefact: the role that they serve.
+        roles: of the artefacts that they serve.
         machine: its processor counts, and it keeps the figures.
         clock: that they are timed by.
     """
 
     def __init__(
-        self, bundle: Bundle, engines: Mapping[str, str], artefact: str, machine: Machine, clock: Clock
+        self, bundle: Bundle, engines: Mapping[str, str], roles: Sequence[str], machine: Machine, clock: Clock
     ) -> None:
         self._bundle, self._clock = bundle, clock
         self._names = set(engines)
         self._trouble = ""
         self._verdicts = Verdicts(machine)
         depends_on = {
-            "artefact": bundle.sha256_of(artefact),
+            "artefact": " ".join(bundle.sha256_of(role) for role in roles),
             "processor": str(machine.processor),
             "numpy": np.__version__,
             "toolkit": __version__,

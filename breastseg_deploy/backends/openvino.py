@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the portable model's network in float32, behind the runtime's own FFT preprocessing.
+"""OpenVINO on the CPU: the portable model's network in float32 or bfloat16, behind the runtime's own FFT preprocessing.
 
 The figures in a manifest were measured with ONNX Runtime on the whole of `model.onnx`. This is another engine behind
 other preprocessing code, so on each machine the bundle's goldens decide first whether it may serve.
@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from breastseg_deploy.artefacts import Bf16Precision, details_of
 from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
+from breastseg_deploy.backends.openvino_islands import check_bfloat16, with_islands
 from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles, open_tiles
 from breastseg_deploy.bundle import (
+    BF16,
     GATE_DECODER,
     GATE_ENCODER,
     INT8,
@@ -30,7 +33,7 @@ from breastseg_deploy.bundle import (
     TENSOR,
     Bundle,
 )
-from breastseg_deploy.errors import BackendError, BreastsegError
+from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gate import FEATURES, SCORE
 from breastseg_deploy.inference import Inference
@@ -40,12 +43,15 @@ from breastseg_deploy.selftest import GoldenResult, cpu_verdict_key, run_goldens
 from breastseg_deploy.verdicts import Verdicts
 
 NAME = "openvino"
+NAME_BF16 = "openvino-bf16"
 NAME_INT8 = "openvino-int8"
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
 """One frame at a time by all cores; float32, since OpenVINO by itself takes bfloat16 where the processor has it; and no
 thread tied to a core, where it would wait for whatever else the scanner's computer does on that core.
 
 CPU_DENORMALS_OPTIMIZATION stays off: it changes how the caller's own thread rounds from then on."""
+
+BF16_SETTINGS = {**SETTINGS, "INFERENCE_PRECISION_HINT": "bf16"}
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -76,6 +82,24 @@ def check_openvino(machine: Machine) -> str:
     return f"{_title(load_openvino())} on the CPU"
 
 
+def check_openvino_bf16(machine: Machine) -> str:
+    """What would serve, in words.
+
+    Raises:
+        MachineError: openvino is not installed, or the processor would compute bfloat16 step by step in float32.
+        BackendError: it is installed and cannot be loaded.
+    """
+    title, native = check_openvino(machine), machine.processor.bfloat16
+    if native is None:
+        native = "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if not native:
+        raise MachineError(
+            f"{NAME_BF16} needs a processor with AVX512_BF16 or AMX, and {machine.processor.name} has neither; use "
+            f"{NAME}, or {NAME_INT8}"
+        )
+    return f"{title}, bfloat16"
+
+
 def open_openvino(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
     """The network, once it reproduces the bundle's goldens on this machine.
 
@@ -89,6 +113,18 @@ def open_openvino(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
         BundleError: a file of the bundle was altered, a golden is damaged, or the manifest holds no limit.
     """
     return _self_tested(NAME, bundle, PORTABLE, machine)
+
+
+def open_openvino_bf16(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
+    """The network in bfloat16 but for its islands, once it reproduces the goldens on this machine, as `open_openvino`.
+
+    Raises:
+        MachineError: openvino is not installed.
+        BackendError: the network cannot be loaded or run, or OpenVINO computes an island in less than float32.
+        ParityError: a golden misses the limit of bfloat16.
+        BundleError: the bundle names no islands, a file was altered, or a golden is damaged.
+    """
+    return _self_tested(NAME_BF16, bundle, BF16, machine)
 
 
 def open_openvino_int8(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
@@ -106,7 +142,7 @@ def open_openvino_int8(bundle: Bundle, machine: Machine) -> OpenVinoCpu:
 def _self_tested(name: str, bundle: Bundle, artefact: str, machine: Machine) -> OpenVinoCpu:
     backend = OpenVinoCpu(bundle, artefact, threads=machine.processor.cores)
     try:
-        engine = {"engine": f"{backend.title} {SETTINGS}"}
+        engine = {"engine": f"{backend.title} {backend.settings}", "islands": " ".join(backend.islands)}
         key = cpu_verdict_key(name, bundle, artefact, engine, machine)
         self_test_once(key, Verdicts(machine), lambda: _goldens(backend, bundle))
     except BaseException:
@@ -118,6 +154,8 @@ def _self_tested(name: str, bundle: Bundle, artefact: str, machine: Machine) -> 
 class OpenVinoCpu:
     """`model.onnx` from its tensor on, or the INT8 network, compiled for one frame; batches are run frame by frame.
 
+    In bfloat16 it is the same model with the islands of the manifest in float32.
+
     One frame fills the cores already. One compiled shape is what the goldens prove, and memory does not grow with the
     batch. Threads preprocess side by side and take turns at the network. Nothing is stored: OpenVINO's model cache is
     off, since compiling takes seconds and a cached model would be one more file to trust.
@@ -126,23 +164,32 @@ class OpenVinoCpu:
         bundle: opened.
         artefact: the role that it serves.
         threads: of the preprocessing.
-        settings: of OpenVINO; whatever they are, the network computes in float32 or not at all.
+        settings: of OpenVINO; whatever they are, the network computes in the precision of its role or not at all.
 
     Attributes:
         title: name and version of the engine.
         artefact: the role that it serves.
+        settings: of OpenVINO.
+        islands: nodes that compute in float32 beside bfloat16; none for another role.
 
     Raises:
         MachineError: openvino is not installed.
-        BackendError: the model cannot be loaded, or would not compute in float32.
+        BackendError: the model cannot be loaded, or would not compute in the precision of its role.
         BundleError: it was altered.
     """
 
     def __init__(
-        self, bundle: Bundle, artefact: str = PORTABLE, *, threads: int = 1, settings: Mapping[str, object] = SETTINGS
+        self,
+        bundle: Bundle,
+        artefact: str = PORTABLE,
+        *,
+        threads: int = 1,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         ov = load_openvino()
         self.title, self.artefact = _title(ov), artefact
+        self.settings = dict((BF16_SETTINGS if artefact == BF16 else SETTINGS) if settings is None else settings)
+        self.islands = _islands(bundle) if artefact == BF16 else ()
         self._size_px = bundle.manifest.frame.size_px
         self._gabor = bundle.manifest.gabor.parameters()
         self._threads = threads
@@ -157,7 +204,12 @@ class OpenVinoCpu:
             else:
                 network = _cut_at_tensor(ov, core, bundle)
             _check_answer(ov, network, bundle, artefact)
-            self._request = compiled_request(ov, core, network, settings)
+            if artefact == BF16:
+                network = with_islands(ov, core, network, self.islands)
+            precision = "bf16" if artefact == BF16 else "f32"
+            self._request = compiled_request(ov, core, network, self.settings, precision)
+            if artefact == BF16:
+                self.title += f", {check_bfloat16(self._request.get_compiled_model(), self.islands)}"
 
     def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
         """Probabilities (N, H, W) of a checked batch (N, H, W, 3); see `Backend.infer`."""
@@ -282,13 +334,30 @@ def open_openvino_tiles(bundle: Bundle, machine: Machine) -> TileNetwork:
     return open_tiles(OpenVinoTiles(bundle), bundle, machine)
 
 
-def compiled_request(ov: Any, core: Any, model: Any, settings: Mapping[str, object] = SETTINGS) -> Any:
-    """A request on the compiled model, which computes in float32 or not at all."""
+def compiled_request(
+    ov: Any, core: Any, model: Any, settings: Mapping[str, object] = SETTINGS, precision: str = "f32"
+) -> Any:
+    """A request on the compiled model, which computes in that precision ("f32", "bf16") or not at all."""
     compiled = core.compile_model(model, "CPU", dict(settings))
-    precision = compiled.get_property("INFERENCE_PRECISION_HINT")
-    if precision != ov.Type.f32:
-        raise BackendError(f"{_title(ov)} must compute in float32, it took {precision}; use onnxruntime")
+    taken = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if taken != getattr(ov.Type, precision):
+        raise BackendError(f"{_title(ov)} must compute in {_IN_WORDS[precision]}, it took {taken}; use onnxruntime")
     return compiled.create_infer_request()
+
+
+_IN_WORDS = {"f32": "float32", "bf16": "bfloat16"}
+
+
+def _islands(bundle: Bundle) -> tuple[str, ...]:
+    """The manifest's float32 islands beside bfloat16.
+
+    Raises:
+        BundleError: it names none.
+    """
+    found = details_of(bundle.manifest, BF16, Bf16Precision)
+    if not found:
+        raise BundleError(f"{bundle.path} {bundle.holds_no(BF16)}; export it again with --precision fp16 or int8")
+    return found[0].fp32_islands
 
 
 def _input_shapes(model: Any) -> dict[str, list[Any]]:

@@ -13,15 +13,18 @@ from breastseg_deploy.backends.onnxruntime import (
     open_onnxruntime_tiles,
 )
 from breastseg_deploy.backends.openvino import (
+    NAME_BF16,
     NAME_INT8,
     check_openvino,
+    check_openvino_bf16,
     open_gated_openvino,
     open_openvino,
+    open_openvino_bf16,
     open_openvino_int8,
     open_openvino_tiles,
 )
 from breastseg_deploy.backends.tiles import TileNetwork
-from breastseg_deploy.bundle import FP16, INT8, PORTABLE, Bundle
+from breastseg_deploy.bundle import BF16, FP16, INT8, PORTABLE, Bundle
 from breastseg_deploy.gpu.loading import check_onnxruntime_cuda, check_tensorrt, open_onnxruntime_cuda, open_tensorrt
 from breastseg_deploy.inference import Backend, GatedBackend
 from breastseg_deploy.machine import Machine
@@ -98,6 +101,9 @@ BACKENDS: Mapping[str, BackendRecord] = {
         packages=_ONNXRUNTIMES,
         open_gated=open_gated_onnxruntime,
         open_tiles=open_onnxruntime_tiles,
+    ),
+    NAME_BF16: BackendRecord(
+        check=check_openvino_bf16, open=open_openvino_bf16, artefact=BF16, extras="openvino", by_name_only=True
     ),
     NAME_INT8: BackendRecord(
         check=check_openvino, open=open_openvino_int8, artefact=INT8, extras="openvino", by_name_only=True

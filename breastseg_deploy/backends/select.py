@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from breastseg_deploy.backends.dice_loss import DiceLoss
 from breastseg_deploy.backends.fastest import WALL_CLOCK, Clock, SpeedTest
 from breastseg_deploy.backends.gated import bundle_gate
 from breastseg_deploy.backends.registry import BACKENDS, BackendRecord
+from breastseg_deploy.backends.search import NO_GATE, Backends, Search, in_words, opened
 from breastseg_deploy.bundle import ENGINE, GATE, PORTABLE, Bundle
-from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError, ParityError
+from breastseg_deploy.errors import ArgumentError, BackendError, MachineError
 from breastseg_deploy.inference import Backend
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.nvidia import Gpu, NoGpu
 
-Backends = Mapping[str, BackendRecord]
-
 AUTO = "auto"
+FASTEST = "fastest"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def choose(
     *,
     strict: bool = False,
     gate: bool = False,
+    max_dice_loss: float | None = None,
     backends: Backends = BACKENDS,
     clock: Clock = WALL_CLOCK,
 ) -> Choice:
@@ -65,19 +67,24 @@ def choose(
     Where "auto" comes to the CPU and finds several backends for it, the first opening of a bundle loads them all and
     times them on a golden, which takes seconds and the memory of all; the choice is kept for the next opening.
 
+    "fastest" chooses likewise among all backends whose loss of Dice keeps to `max_dice_loss`, those in bfloat16 and
+    INT8 included: by the manifest, and by the goldens on this machine each time it is opened; see `DiceLoss`.
+
     With `gate`, the backend skips the decoder for frames that the bundle's empty-frame gate finds empty. That is served
     on the CPU alone so far, so every GPU backend is passed over with that reason.
 
     Args:
         bundle: opened.
-        name: of a backend, or "auto".
+        name: of a backend, "auto" or "fastest".
         machine: where it serves; None for this one.
         strict: refuse what "auto" would otherwise pass over.
         gate: serve with the bundle's empty-frame gate.
+        max_dice_loss: with "fastest", the mean Dice that may be lost, 0 to 1.
         backends: to choose among, by name.
         clock: that CPU backends are timed by.
 
     Raises:
+        ArgumentError: "fastest" without `max_dice_loss`, or the other way round; one outside 0 to 1.
         BackendError: no backend of that name; it failed; none is left; it serves no gate; or `strict` refuses.
         ParityError: it was asked for by name, or with `strict`, and a golden misses its limit.
         MachineError: this machine lacks something for the backend asked for by name, or for all of them.
@@ -86,29 +93,35 @@ def choose(
     if gate:
         bundle_gate(bundle)
     machine = machine or Machine()
-    if name == AUTO:
-        return _preferred(_Search(bundle, machine, backends, strict=strict, gate=gate), clock)
+    loss = _allowed_loss(name, max_dice_loss)
+    if name in (AUTO, FASTEST):
+        return _preferred(Search(bundle, machine, backends, loss, strict=strict, gate=gate), clock)
     if name not in backends:
-        raise BackendError(f"no backend {name!r}; choose one of {', '.join([AUTO, *backends])}")
+        raise BackendError(f"no backend {name!r}; choose one of {', '.join([AUTO, FASTEST, *backends])}")
     record = backends[name]
     if gate and record.open_gated is None:
-        raise BackendError(f"{name} {_NO_GATE}; open the bundle without gate, or with another backend")
+        raise BackendError(f"{name} {NO_GATE}; open the bundle without gate, or with another backend")
     record.check(machine)
-    served = _opened(record, bundle, machine, gate)
+    served = opened(record, bundle, machine, gate)
     why = f"{name}: asked for by name{_GATE_ON if gate else ''}"
     return Choice(name, record, why, served, GATE if gate else record.artefact)
 
 
 _GATE_ON = "; with the empty-frame gate"
-_NO_GATE = "serves no empty-frame gate, which runs in float32 on the CPU alone"
 
 
-def _opened(record: BackendRecord, bundle: Bundle, machine: Machine, gate: bool) -> Backend:
-    open_backend = record.open_gated if gate and record.open_gated is not None else record.open
-    return open_backend(bundle, machine)
+def _allowed_loss(name: str, max_dice_loss: float | None) -> DiceLoss | None:
+    if (name == FASTEST) != (max_dice_loss is not None):
+        got = "none" if max_dice_loss is None else f"{max_dice_loss:g} with {name}"
+        raise ArgumentError(f"{FASTEST} and a max_dice_loss belong together, e.g. 0.002; got {got}")
+    if max_dice_loss is None:
+        return None
+    if not 0 <= max_dice_loss <= 1:
+        raise ArgumentError(f"max_dice_loss is a loss of mean Dice, 0 to 1, got {max_dice_loss}")
+    return DiceLoss(max_dice_loss)
 
 
-def _preferred(search: _Search, clock: Clock) -> Choice:
+def _preferred(search: Search, clock: Clock) -> Choice:
     gpu = search.machine.gpu
     for name in [name for name, record in search.backends.items() if record.on_gpu]:
         backend = search.opened(name)
@@ -123,83 +136,16 @@ def _preferred(search: _Search, clock: Clock) -> Choice:
     return Choice(name, search.backends[name], why, backend, search.artefact(name), fell_back)
 
 
-class _Search:
-    """A search for a backend, and what came of those that were tried.
-
-    Attributes:
-        passed_over: backends that cannot serve, with the reason in words.
-        failed: whether one of them is there and ought to have worked.
-    """
-
-    def __init__(self, bundle: Bundle, machine: Machine, backends: Backends, *, strict: bool, gate: bool) -> None:
-        self.bundle, self.machine, self.backends = bundle, machine, backends
-        self.strict, self.gate = strict, gate
-        self.passed_over: dict[str, str] = {}
-        self.failed = False
-
-    def artefact(self, name: str) -> str:
-        """The role that a backend serves."""
-        return GATE if self.gate else self.backends[name].artefact
-
-    def opened(self, name: str) -> Backend | None:
-        """The backend, loaded; None where it cannot serve."""
-        if self.ready(name) is None:
-            return None
-        try:
-            return _opened(self.backends[name], self.bundle, self.machine, self.gate)
-        except BreastsegError as err:
-            self.pass_over(name, err)
-            return None
-
-    def ready(self, name: str) -> str | None:
-        """What would serve, in words; None where this machine or the bundle lacks something for it."""
-        record = self.backends[name]
-        if self.gate and record.open_gated is None:
-            self.passed_over[name] = _NO_GATE
-            return None
-        if self.bundle.manifest.artefact(record.artefact) is None:
-            self.passed_over[name] = f"the bundle {self.bundle.holds_no(record.artefact)}"
-            return None
-        try:
-            return record.check(self.machine)
-        except MachineError as err:
-            self.passed_over[name] = str(err)
-        except BreastsegError as err:
-            self.pass_over(name, err)
-        return None
-
-    def pass_over(self, name: str, err: BreastsegError) -> None:
-        """Pass over a backend that is there and fails.
-
-        Raises:
-            BundleError: the bundle is damaged, which no other backend would mend.
-            ParityError, BackendError: with `strict`.
-        """
-        if isinstance(err, BundleError):
-            raise err
-        if self.strict:
-            kind = ParityError if isinstance(err, ParityError) else BackendError
-            raise kind(f"{name} failed, and with strict=True no other backend may serve in its place: {err}") from err
-        self.failed = True
-        self.passed_over[name] = f"failed: {err}"
-
-    def reason(self, name: str, why: str = "") -> str:
-        """Why a backend serves, and why others do not."""
-        if not self.passed_over:
-            return f"{name}: {why or 'preferred, and works here'}"
-        return f"{name}: {why or 'the first that works here'}; passed over: {_in_words(self.passed_over)}"
-
-
-def _fastest_on_cpu(search: _Search, clock: Clock) -> tuple[str, str, Backend]:
+def _fastest_on_cpu(search: Search, clock: Clock) -> tuple[str, str, Backend]:
     """The CPU backend that serves: its name, the reason, and itself; the fastest one where there are several.
 
     Raises:
         BackendError, MachineError: none is left.
     """
-    names = [name for name, record in search.backends.items() if not record.on_gpu and not record.by_name_only]
-    words = {name: search.ready(name) for name in names}
+    words = {name: search.ready(name) for name in search.on_cpu}
     engines = {name: engine for name, engine in words.items() if engine is not None}
-    speed = SpeedTest(search.bundle, engines, GATE if search.gate else PORTABLE, search.machine, clock)
+    roles = sorted({search.artefact(name) for name in engines} or {PORTABLE})
+    speed = SpeedTest(search.bundle, engines, roles, search.machine, clock)
     measured = speed.known() if len(engines) > 1 else None
     opened: dict[str, Backend] = {}
     try:
@@ -220,7 +166,7 @@ def _fastest_on_cpu(search: _Search, clock: Clock) -> tuple[str, str, Backend]:
         for slower in opened.values():
             slower.close()
     kind = BackendError if search.failed else MachineError
-    raise kind(f"no backend can serve here: {_in_words(search.passed_over)}")
+    raise kind(f"no backend can serve here: {in_words(search.passed_over)}")
 
 
 def _refuse_the_cpu(bundle: Bundle, gpu: Gpu | NoGpu, passed_over: Mapping[str, str]) -> None:
@@ -235,13 +181,5 @@ def _refuse_the_cpu(bundle: Bundle, gpu: Gpu | NoGpu, passed_over: Mapping[str, 
         return
     raise BackendError(
         f"{why}, so with strict=True the CPU may not serve in its place, and no GPU backend can: "
-        f"{_in_words(passed_over)}; mend that, open without strict, or ask for a backend by name"
+        f"{in_words(passed_over)}; mend that, open without strict, or ask for a backend by name"
     )
-
-
-def _in_words(passed_over: Mapping[str, str]) -> str:
-    """Backends with the same reason together."""
-    by_reason: dict[str, list[str]] = {}
-    for name, why in passed_over.items():
-        by_reason.setdefault(why, []).append(name)
-    return "; ".join(f"{', '.join(names)} ({why})" for why, names in by_reason.items())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _STRICT_HELP = "refuse to serve by a lesser backend where a better one fails, or by the CPU where a GPU ought to"
 
-
+_LOSS_HELP = "the mean Dice that --backend fastest may lose, e.g. 0.002"
 _GATE_HELP = "leave the decoder out for frames that the bundle's empty-frame gate finds empty (CPU alone)"
 _PUBLIC_KEY_HELP = (
     "of whoever must have signed the bundle (`breastseg sign`); nothing of it is used before that is checked"
@@ -22,17 +22,18 @@ _PUBLIC_KEY_HELP = (
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --backend, --strict, --gate and --public-key."""
+    """Add --backend, --max-dice-loss, --strict, --gate and --public-key."""
     parser.add_argument(
-        "--backend", default="auto", metavar="NAME", help="see `breastseg doctor`; default: %(default)s"
+        "--backend", default="auto", metavar="NAME", help="see `breastseg doctor`, or fastest; default: %(default)s"
     )
+    parser.add_argument("--max-dice-loss", type=float, metavar="X", help=_LOSS_HELP)
     parser.add_argument("--strict", action="store_true", help=_STRICT_HELP)
     parser.add_argument("--gate", action="store_true", help=_GATE_HELP)
     parser.add_argument("--public-key", type=Path, metavar="PEM", help=_PUBLIC_KEY_HELP)
 
 
 def open_segmenter(bundle: Path, arguments: argparse.Namespace) -> Segmenter:
-    """The bundle, opened as --backend, --strict, --gate and --public-key ask."""
+    """The bundle, opened as --backend, --max-dice-loss, --strict, --gate and --public-key ask."""
     from breastseg_deploy.progress import Progress
     from breastseg_deploy.segmenter import Segmenter
 
@@ -42,6 +43,7 @@ def open_segmenter(bundle: Path, arguments: argparse.Namespace) -> Segmenter:
             arguments.backend,
             strict=arguments.strict,
             gate=arguments.gate,
+            max_dice_loss=arguments.max_dice_loss,
             public_key=arguments.public_key,
         )
 

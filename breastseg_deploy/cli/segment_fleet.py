@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 _LIST = ".txt"
 _UNCERTIFIED = "the certificate lies over the bundle's limit"
-_SETTINGS = ("channel", "bit_depth", "window", "mpp", "rescale", "write", "every_tile", "overlay", "backend", "gate")
+_SETTINGS = (
+    "channel", "bit_depth", "window", "mpp", "rescale", "write", "every_tile", "overlay", "backend", "max_dice_loss",
+    "gate",
+)  # fmt: skip
 """Arguments that an output depends on."""
 
 

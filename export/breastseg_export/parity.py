@@ -17,6 +17,7 @@ from breastseg_export.samples import Sample, Samples
 
 FP32_LIMITS = ParityLimits(worst_dice=0.9999, mean_dice=0.9999, dice_change=0.001)
 FP16_LIMITS = ParityLimits(worst_dice=0.99, mean_dice=0.999, dice_change=0.001)
+BF16_LIMITS = ParityLimits(worst_dice=0.99, mean_dice=0.999, dice_change=0.001)
 FLOAT16_SUMS_LIMITS = ParityLimits(worst_dice=0.99, mean_dice=0.99, dice_change=0.01)
 """For the float16 network in an engine that also sums in float16, which nobody chooses and everybody may get. What is
 served must reach the worst Dice of `FP16_LIMITS` on its goldens, whatever it sums in: so this one must as well, or the

@@ -56,7 +56,12 @@ def network_in_onnxruntime(graph: onnx.ModelProto, gabor: GaborParameters) -> En
 
     An overflow shows: without these roundings ONNX Runtime computes the whole graph in float32 and hides it.
     """
-    onnx_session = session(explicitly_rounded(graph))
+    return logits_in_onnxruntime(explicitly_rounded(graph), gabor)
+
+
+def logits_in_onnxruntime(graph: onnx.ModelProto, gabor: GaborParameters) -> Engine:
+    """A graph from tensor to logits behind the CPU reference preprocessing."""
+    onnx_session = session(graph)
 
     def run(frame: Frame) -> Probability:
         logits = onnx_session.run(None, {TENSOR: network_input(frame[np.newaxis], gabor)})[0][0, 0]

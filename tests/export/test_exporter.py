@@ -16,6 +16,7 @@ import torch
 
 from breastseg_deploy.artefacts import HalfPrecision, details_of
 from breastseg_deploy.bundle import (
+    BF16,
     FP16,
     MODEL,
     NETWORK_FP16,
@@ -71,6 +72,7 @@ def test_manifest_records_what_was_exported_and_how_well(demo_manifest: Manifest
     assert [(one.role, one.files) for one in demo_manifest.artefacts] == [
         (PORTABLE, (MODEL,)),
         (FP16, (NETWORK_FP16,)),
+        (BF16, (MODEL,)),
         (SLIDE, (SLIDE_NETWORK, SLIDE_GOLDEN)),
     ]
     for artefact in demo_manifest.artefacts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from breastseg_deploy.machine import Machine
+from breastseg_export.formats.bf16 import Bf16
 from breastseg_export.formats.engines import Engine, engine_requests
 from breastseg_export.formats.format import Format
 from breastseg_export.formats.fp16 import Fp16
@@ -24,6 +25,8 @@ def formats_for(settings: ExportSettings, checkpoint: Checkpoint, machine: Machi
     formats: list[Format] = [Portable()]
     if settings.precision == "fp16":
         formats.append(Fp16())
+    if settings.precision != "fp32":
+        formats.append(Bf16())
     calibration = calibration_samples(settings)
     if calibration is not None:
         formats.append(Int8(calibration))

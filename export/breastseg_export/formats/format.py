@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import onnx
@@ -12,7 +13,10 @@ from pydantic import BaseModel
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Artefact, ParityLimits, TensorSpec
 from breastseg_deploy.preprocess.gabor import GaborParameters
+from breastseg_deploy.progress import Progress
 from breastseg_export.parity import Compared, ParityRun
+from breastseg_export.precision.islands import SearchFrame, watched_frames
+from breastseg_export.precision.ranges import Watch
 from breastseg_export.samples import Samples
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.checkpoint import Checkpoint
@@ -44,6 +48,18 @@ class Work:
     def size_px(self) -> tuple[int, int]:
         """(H, W) of the frames."""
         return self.settings.size_px, self.settings.size_px
+
+    @cached_property
+    def watched(self) -> tuple[Watch, list[SearchFrame]]:
+        """How far the layers reach on the samples, and the frames that are hardest for a lower precision.
+
+        Raises:
+            ParityError: a layer leaves the range of float32.
+        """
+        self.say(f"measuring the range of each layer on {self.samples.description}")
+        watch = Watch(self.network)
+        with Progress("ranges", len(self.samples), "frames") as progress:
+            return watch, watched_frames(watch, self.samples, self.gabor, self.checkpoint.threshold, progress.update)
 
     @property
     def gabor(self) -> GaborParameters:
@@ -81,6 +97,7 @@ class Made:
         holds_goldens: whether goldens are held to their Dice at the export.
         larger: another attempt, after one that missed a limit; None where there is none left.
         advice: what to do where it alone misses a limit.
+        shared: files of other artefacts that it is served from, the main one first.
     """
 
     role: str
@@ -92,6 +109,7 @@ class Made:
     holds_goldens: bool = False
     larger: Callable[[], Made | None] = lambda: None
     advice: str = ""
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ class Done:
         details = self.told.details
         return Artefact(
             role=self.made.role,
-            files=tuple(self.made.files),
+            files=(*self.made.shared, *self.made.files),
             inputs=self.made.inputs,
             outputs=self.made.outputs,
             limits=limits,

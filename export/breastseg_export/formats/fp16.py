@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from breastseg_deploy.bundle import FP16, NETWORK_FP16
-from breastseg_deploy.progress import Progress
 from breastseg_export import runners
 from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, Made, Told, Work
 from breastseg_export.parity import FLOAT16_SUMS_LIMITS, FP16_LIMITS, Compared, ParityRun, stricter
 from breastseg_export.precision.half import half_network
-from breastseg_export.precision.islands import IslandSearch, described, watched_frames
+from breastseg_export.precision.islands import IslandSearch, described
 from breastseg_export.precision.layers import Groups
 from breastseg_export.precision.ranges import SAFE_MAGNITUDE, Watch, necessary_islands
 from breastseg_export.precision.sums import FLOAT16_SUMS, PRODUCTS, network_summing_in_float16
@@ -35,10 +34,7 @@ class Fp16:
         Raises:
             ParityError: a layer leaves the range of float32.
         """
-        work.say(f"measuring the range of each layer on {work.samples.description}")
-        watch = Watch(work.network)
-        with Progress("ranges", len(work.samples), "frames") as progress:
-            frames = watched_frames(watch, work.samples, work.gabor, work.checkpoint.threshold, progress.update)
+        watch, frames = work.watched
         necessary = necessary_islands(work.network, watch.ranges)
         work.say(f"{len(necessary)} nodes must be float32; looking for the smallest set of further ones")
         limits = stricter(FP16_LIMITS, work.settings.min_dice)

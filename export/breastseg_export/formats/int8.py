@@ -1,9 +1,11 @@
-"""INT8 after training, for OpenVINO: most of the decoder's 3 x 3 convolutions in 8-bit integers, all else in float32.
+"""INT8 after training, for OpenVINO: convolutions in 8-bit integers as far as the encoder allows it, the rest float32.
 
-They are most of the work. Of the sets and methods tried on the demo (docs/LOG.md), this one kept its masks best: ranges
-by minimum and maximum, after SmoothQuant moved the activations' outliers into the weights, and the block that reads the
-encoder's shallowest features left in float32. Weights take half of the 8-bit range: processors without VNNI add
-products of 8 bits in 16, which would overflow silently.
+An encoder with squeeze-and-excitation loses too much: of its network, the decoder's 3 x 3 convolutions are quantised
+but those of the block that reads the encoder's shallowest features. Of any other network, all are but the depthwise
+ones, which NNCF neither smooths nor keeps to 7 bits, and those that read the frame or end in the mask, which carry most
+of the error and little of the work. Of the methods tried on the demo (docs/LOG.md), this one kept its masks best:
+ranges by minimum and maximum, after SmoothQuant moved the activations' outliers into the weights. Weights take half of
+the 8-bit range: processors without VNNI add products of 8 bits in 16, which would overflow silently.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.artefacts import Int8Precision
 from breastseg_deploy.backends.openvino import compiled_request, load_openvino, openvino_border, without_telemetry
+from breastseg_deploy.backends.openvino_islands import onnx_name
 from breastseg_deploy.bundle import INT8, INT8_NETWORK, INT8_WEIGHTS, TENSOR
 from breastseg_deploy.errors import ArgumentError, BackendError, BreastsegError
 from breastseg_deploy.extras import require
@@ -34,6 +37,8 @@ from breastseg_deploy.verify import LEAST_JUDGED
 from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, Made, Told, Work
 from breastseg_export.graph import behind_sigmoid
 from breastseg_export.parity import INT8_LIMITS, Compared, stricter
+from breastseg_export.precision.layers import described_values, groups, plane_size
+from breastseg_export.precision.ranges import POOLS
 from breastseg_export.runners import Engine
 from breastseg_export.samples import Sample, Samples
 from breastseg_export.settings import ExportSettings
@@ -42,6 +47,9 @@ LEAST_CALIBRATION_FRAMES = 32
 """With 8 the worst mask of 73 other frames was 0.90, with 32 and more 0.986 and over (docs/LOG.md)."""
 
 _DECODER, _KEPT_BLOCK = ".decoder.", ".x_3_3."
+_FRONT = ("projection", "stem", "head")
+"""Groups of layers that stay in float32 in any case: 8 bits of a dark frame are few."""
+_ENCODER = ("stem", "encoder")
 _LEVELS_OF_A_MASK = 2
 _SMOOTHING = 0.5
 _OVERFLOW_FIX = "ENABLE"
@@ -185,8 +193,7 @@ def quantised_network(
         FrameError: a frame cannot be read.
     """
     weights = {node.name: node.input[1] for node in network.graph.node if node.op_type == "Conv"}
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in network.graph.initializer}
-    chosen = {name for name, weight in weights.items() if _is_chosen(weight, shapes[weight])}
+    chosen = chosen_convolutions(network)
     ov = load_openvino()
     with without_telemetry(), redirect_stdout(io.StringIO()):  # NNCF draws its own progress on stdout
         nncf = require("nncf", "int8")
@@ -194,7 +201,9 @@ def quantised_network(
             path = Path(scratch) / "network.onnx"
             onnx.save(behind_sigmoid(network, size_px), path)
             model = ov.convert_model(path, input=[(TENSOR, [1, 4, *size_px])])
-            kept = [op.get_friendly_name() for op in _convolutions(model) if _onnx_name(op) not in chosen]
+            kept = [
+                op.get_friendly_name() for op in _convolutions(model) if onnx_name(op.get_friendly_name()) not in chosen
+            ]
             quantised = _by_nncf(nncf, model, kept, calibration, gabor)
             found = _check(model, quantised, weights, chosen)
             if found:
@@ -228,6 +237,27 @@ def int8_in_openvino(network: QuantisedNetwork, gabor: GaborParameters) -> Engin
     return run
 
 
+def chosen_convolutions(network: onnx.ModelProto) -> set[str]:
+    """Names of the convolutions to quantise; see the module. Those of values pooled over the frame never are."""
+    by_group = {node.name: group.name for group in groups(network) for node in group.nodes}
+    values = described_values(network)
+    convolutions = [node for node in network.graph.node if node.op_type == "Conv"]
+    weights = {
+        node.name: node.input[1]
+        for node in convolutions
+        if plane_size(values[node.output[0]]) > 1 and not _is_depthwise(node)
+    }
+    squeezing = {node.name for node in network.graph.node if node.op_type in POOLS}
+    if not any(by_group[name].startswith(_ENCODER) for name in squeezing):
+        return {name for name in weights if by_group[name] not in _FRONT}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in network.graph.initializer}
+    return {name for name, weight in weights.items() if _is_chosen(weight, shapes[weight])}
+
+
+def _is_depthwise(convolution: onnx.NodeProto) -> bool:
+    return any(attribute.name == "group" and attribute.i > 1 for attribute in convolution.attribute)
+
+
 def _is_chosen(weight: str, shape: tuple[int, ...]) -> bool:
     """Whether a convolution's weight is 3 x 3, in the decoder, and not in the block that is kept in float32."""
     return shape[2:] == (3, 3) and _DECODER in weight and _KEPT_BLOCK not in weight
@@ -254,14 +284,14 @@ def _by_nncf(nncf: Any, model: Any, kept: Sequence[str], calibration: Samples, g
 
 def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]) -> str:
     """What NNCF did beside what it was asked to, as the rest of a sentence; empty where it did that and no more."""
-    unknown = {_onnx_name(op) for op in _convolutions(model)} ^ weights.keys()
+    unknown = {onnx_name(op.get_friendly_name()) for op in _convolutions(model)} ^ weights.keys()
     if unknown:
         return f"got convolutions from OpenVINO that the exported graph names otherwise ({sorted(unknown)[0]})"
     convolutions = _convolutions(quantised)
-    in_eight_bits = {_onnx_name(op) for op in convolutions if _is_quantised(op)}
+    in_eight_bits = {onnx_name(op.get_friendly_name()) for op in convolutions if _is_quantised(op)}
     if not chosen or in_eight_bits != chosen:
         return (
-            f"must quantise {len(chosen)} convolutions of the decoder and did {len(in_eight_bits & chosen)} of them "
+            f"must quantise {len(chosen)} convolutions and did {len(in_eight_bits & chosen)} of them "
             f"and {len(in_eight_bits - chosen)} more"
         )
     others = {
@@ -273,9 +303,11 @@ def _check(model: Any, quantised: Any, weights: dict[str, str], chosen: set[str]
     }
     if others:
         return f"quantised what is no convolution as well: {', '.join(sorted(others))}"
-    if not all(_is_smoothed(op) for op in convolutions if _onnx_name(op) in chosen):
+    if not all(_is_smoothed(op) for op in convolutions if onnx_name(op.get_friendly_name()) in chosen):
         return "applied no SmoothQuant"
-    if not all(_largest_weight(op) <= _LARGEST_WEIGHT for op in convolutions if _onnx_name(op) in chosen):
+    if not all(
+        _largest_weight(op) <= _LARGEST_WEIGHT for op in convolutions if onnx_name(op.get_friendly_name()) in chosen
+    ):
         return "gave weights more than 7 bits"
     return ""
 
@@ -304,11 +336,6 @@ def _nncf_border(version: str) -> Iterator[None]:
 
 def _convolutions(model: Any) -> list[Any]:
     return [op for op in model.get_ordered_ops() if op.get_type_name() in _CONVOLUTIONS]
-
-
-def _onnx_name(convolution: Any) -> str:
-    """The ONNX node that a convolution came from; OpenVINO adds a suffix where it splits off the bias."""
-    return str(convolution.get_friendly_name()).removesuffix("/WithoutBiases")
 
 
 def _is_quantised(convolution: Any) -> bool:

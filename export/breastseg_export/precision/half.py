@@ -41,6 +41,15 @@ def half_network(network: ModelProto, islands: Collection[str]) -> ModelProto:
     return half
 
 
+def rounded_to_float16(network: ModelProto, islands: Collection[str]) -> ModelProto:
+    """`half_network` as ONNX Runtime shows it on a CPU: float32 types, each float16 value rounded where it is made.
+
+    Raises:
+        ArgumentError: see `half_network`.
+    """
+    return explicitly_rounded(half_network(network, islands))
+
+
 def explicitly_rounded(half: ModelProto) -> ModelProto:
     """The same network in float32 types, with casts that round each float16 value where it is made.
 

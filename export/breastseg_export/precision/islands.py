@@ -1,4 +1,4 @@
-"""Which nodes of the float16 network stay in float32: found by trying, with the steps written down."""
+"""Which nodes of a network of less precision stay in float32: found by trying, with the steps written down."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.progress import followed
 from breastseg_export.parity import failures, frame_parity, summary
+from breastseg_export.precision.half import rounded_to_float16
 from breastseg_export.precision.layers import Groups, described_values, groups, multiply_adds
-from breastseg_export.precision.mixed import MixedNetwork
+from breastseg_export.precision.mixed import MixedNetwork, Rounded
 from breastseg_export.precision.ranges import Watch
 from breastseg_export.runners import Probability, probability
 from breastseg_export.samples import Sample, Samples
@@ -26,7 +27,7 @@ SEARCH_FRAMES = 3
 """Frames that every set is tried on: the hardest of the parity frames, two of them with cells."""
 
 LARGEST_SHARE = 0.5
-"""Of the network's multiply-adds in float32: beyond that, float16 is not worth its name."""
+"""Of the network's multiply-adds in float32: beyond that, the lower precision is not worth its name."""
 
 _NEAR = 0.05
 """A pixel whose probability is closer to the threshold than this makes its frame harder."""
@@ -105,8 +106,9 @@ class IslandSearch:
         necessary: nodes that compute in float32 in every trial (`ranges.necessary_islands`).
         frames: to try on.
         threshold: of the masks.
-        limits: of the float16 network; a set is found when it keeps to half of the error that they allow, because
+        limits: of the reduced network; a set is found when it keeps to half of the error that they allow, because
             frames that were not tried may be worse.
+        rounded: the precision of all that is no island.
     """
 
     def __init__(
@@ -116,11 +118,12 @@ class IslandSearch:
         frames: Sequence[SearchFrame],
         threshold: float,
         limits: ParityLimits,
+        rounded: Rounded = rounded_to_float16,
     ) -> None:
         self._necessary = frozenset(necessary)
         self._frames, self._threshold = frames, threshold
         self._limits, self._target = limits, halved(limits)
-        self._mixed = MixedNetwork(network, self._necessary, [frame.tensor for frame in frames])
+        self._mixed = MixedNetwork(network, self._necessary, [frame.tensor for frame in frames], rounded)
         self._nodes = {group.name: group.node_names for group in groups(network)}
         self._work = multiply_adds(network, described_values(network))
         self._names = [node.name for node in network.graph.node]

@@ -232,7 +232,9 @@ def test_a_backend_asked_for_by_name_serves_whatever_is_preferred(bundle: Bundle
 
 
 def test_unknown_backend_is_refused_with_those_that_exist(bundle: Bundle) -> None:
-    with pytest.raises(BackendError, match="no backend 'tensorflow'; choose one of auto, tensorrt, tensorrt-rtx, "):
+    with pytest.raises(
+        BackendError, match="no backend 'tensorflow'; choose one of auto, fastest, tensorrt, tensorrt-rtx, "
+    ):
         choose(bundle, "tensorflow")
 
 
