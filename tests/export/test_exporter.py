@@ -126,7 +126,7 @@ def test_parity_failure_writes_no_bundle_keeps_the_worst_frames_and_exits_3(
     output = capsys.readouterr()
     assert left_behind(tmp_path) == ["b.rejected"]
     assert (tmp_path / "b.rejected" / REPORT).is_file()
-    assert len(list((tmp_path / "b.rejected").rglob("difference.png"))) == 12
+    assert len(list((tmp_path / "b.rejected").rglob("difference.png"))) == 15
     assert "no bundle was written, the worst frames are in" in output.err
     assert json.loads(output.out.splitlines()[-1])["kind"] == "ParityError"
 

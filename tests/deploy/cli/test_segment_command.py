@@ -236,7 +236,7 @@ def test_refusal_with_json_is_also_the_object_on_stdout(tmp_path: Path, capsys: 
 def test_unknown_backend_is_refused(demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = saved(tmp_path / "a.png", FRAME)
     line = refused(capsys, "segment", demo_bundle, frame, "--output", tmp_path / "out", "--backend", "magic")
-    assert "no backend 'magic'; choose one of auto, tensorrt, " in line
+    assert "no backend 'magic'; choose one of auto, fastest, tensorrt, " in line
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) on this machine")
