@@ -130,6 +130,8 @@ def soak_threads(segmenter: Segmenter, calls: int) -> Growth:
 
     # The same threads to the end, each with buffers of its own; a future for each call would be memory, too.
     with ThreadPoolExecutor(THREADS) as pool:
+        all_there = threading.Barrier(THREADS)
+        list(pool.map(lambda _: all_there.wait(), range(THREADS)))  # a pool makes its threads as it needs them
 
         def repeat(numbers: range) -> int:
             shares = [numbers[start::THREADS] for start in range(THREADS)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,33 +54,37 @@ except KeyboardInterrupt:
 """As ONNX Runtime does."""
 
 
-@pytest.fixture
-def ctrl_c() -> Iterator[Callable[[Any], object]]:
-    """Decides what Ctrl-C does, for this test."""
-    before = signal.getsignal(signal.SIGINT)
-    yield lambda handler: signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGINT, before)
+PROGRAM = """
+import signal, sys
+from breastseg_deploy.extras import require
+
+heard = []
+signal.signal(signal.SIGINT, signal.default_int_handler if sys.argv[2] == "own" else lambda *_: heard.append("heard"))
+try:
+    print("came", require(sys.argv[1], "cpu").came)
+except BaseException as err:
+    print(type(err).__name__, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+print(*heard)
+"""
+"""In a process of its own: the workers that run the tests side by side do not survive a Ctrl-C."""
 
 
-@pytest.mark.parametrize("name", ["interrupted_engine", "interrupted_missing_engine"])
+def required(folder: Path, library: str, handler: str) -> str:
+    """What a program says that requires a library whose import is interrupted."""
+    (folder / "engine_of_the_test.py").write_text(library)
+    path = os.pathsep.join([str(folder), *sys.path])
+    words = [sys.executable, "-c", PROGRAM, "engine_of_the_test", handler]
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("broken", ["", "\nimport a_missing_dependency"])
 def test_ctrl_c_while_a_library_loads_is_a_keyboard_interrupt_and_no_error_of_the_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[Any], object], name: str
+    tmp_path: Path, broken: str
 ) -> None:
-    broken = "\nimport a_missing_dependency" if "missing" in name else ""
-    (tmp_path / f"{name}.py").write_text(INTERRUPTED_WHILE_IT_LOADS + broken)
-    monkeypatch.syspath_prepend(tmp_path)
-    ctrl_c(signal.default_int_handler)
-    with pytest.raises(KeyboardInterrupt):
-        require(name, "cpu")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert required(tmp_path, INTERRUPTED_WHILE_IT_LOADS + broken, "own") == "KeyboardInterrupt True"
 
 
-def test_a_host_program_with_a_ctrl_c_of_its_own_has_it_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[Any], object]
-) -> None:
-    (tmp_path / "engine_of_a_host.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\ncame = True")
-    monkeypatch.syspath_prepend(tmp_path)
-    heard: list[int] = []
-    ctrl_c(lambda number, _: heard.append(number))
-    assert require("engine_of_a_host", "cpu").came
-    assert heard == [signal.SIGINT]
+def test_a_host_program_with_a_ctrl_c_of_its_own_has_it_at_once(tmp_path: Path) -> None:
+    library = "import signal\nsignal.raise_signal(signal.SIGINT)\ncame = True"
+    assert required(tmp_path, library, "host's").split() == ["came", "True", "heard"]

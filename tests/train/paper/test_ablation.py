@@ -133,7 +133,7 @@ def test_a_test_split_without_cells_leaves_dashes() -> None:
             "small_structures": {"found": 0, "count": 0},
         },
     }
-    assert table([row]).splitlines()[2] == "| `x` | - | 1.000 | 1 of 3 | 0 of 0 | - | 1.0 M | 1 | 2 | - |"
+    assert table([row]).splitlines()[2] == "| `x` | - | 1.000 | 1 of 3 | 0 of 0 | - | - | - | 1.0 M | 1 | 2 | - |"
 
 
 def test_rounds_of_active_learning_neither_resume_nor_stop_by_the_clock(data_root: Path, tmp_path: Path) -> None:
