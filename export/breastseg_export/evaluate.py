@@ -9,7 +9,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from breastseg_deploy.cell_choice import CellFigures
 from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, told_on_stderr
 from breastseg_deploy.cli.command import Command, print_json
 from breastseg_deploy.errors import ArgumentError, DataError
@@ -142,6 +141,8 @@ def _print_table(title: str, result: dict[str, Any]) -> None:
         )
     print(f"  small structures found: {small['found']} of {small['count']}")
     if result["cells"] is not None:
+        from breastseg_deploy.cell_choice import CellFigures
+
         print(f"  {CellFigures(**result['cells']).in_words}")
     errors = dict(result["errors"])
     if wrong := errors.pop("wrong_pixels"):

@@ -146,7 +146,7 @@ def test_the_masks_of_a_full_disk_and_of_an_empty_one_are_the_same(demo_bundle: 
         FULL_DISK + "from breastseg_deploy.cli.main import main\n"
         "disk.begin(sys.argv[1], int(sys.argv[2])); sys.exit(main(sys.argv[3:]))"
     )
-    for name, at in (("whole", 99), ("full", 3)):
+    for name, at in (("whole", 99), ("full", 4)):
         words = ("segment", demo_bundle, tmp_path / "in", "--output", tmp_path / name, "--backend", "onnxruntime")
         child(code, tmp_path / name, at, *words, cache=tmp_path / "cache")
     kept = sorted((tmp_path / "full").glob("*.png"))

@@ -19,7 +19,7 @@ def places(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "frame.png").write_bytes(png_bytes(phantom_frame(0, (128, 128)).frame))
-    (folder / "slide.png").write_bytes(png_bytes(phantom_frame(0, (200, 300)).frame))
+    (folder / "slide.png").write_bytes(png_bytes(phantom_frame(0, (420, 640)).frame))
     return folder
 
 
