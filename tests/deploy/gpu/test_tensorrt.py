@@ -15,6 +15,7 @@ from host_network import FRAMES, SIDE, all_passed, at_address, light_logits, lig
 
 from breastseg_deploy import BackendError
 from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.engines import log
 from breastseg_deploy.engines.flavour import FLAVOURS, FlavourName
 from breastseg_deploy.gpu.pipeline import GpuPipeline
 from breastseg_deploy.gpu.tensorrt import PlanError, TensorRtNetwork
@@ -366,6 +367,8 @@ def test_without_a_place_for_kernels_rtx_keeps_none(
     monkeypatch: pytest.MonkeyPatch, stream: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept, trt = Kept(), StandIn()
+    monkeypatch.setattr(log.LOG, "disabled", False)  # libraries that other tests load may have set up logging anew
+    caplog.set_level("WARNING", logger=log.LOG.name)
     monkeypatch.setattr(Config, "refuses_cache", True)
     bound = bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept))
     bound.enqueue()
