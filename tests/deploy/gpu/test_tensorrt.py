@@ -367,7 +367,6 @@ def test_without_a_place_for_kernels_rtx_keeps_none(
     monkeypatch: pytest.MonkeyPatch, stream: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept, trt = Kept(), StandIn()
-    monkeypatch.setattr(log.LOG, "disabled", False)  # libraries that other tests load may have set up logging anew
     caplog.set_level("WARNING", logger=log.LOG.name)
     monkeypatch.setattr(Config, "refuses_cache", True)
     bound = bind(opened(monkeypatch, trt, stream, "tensorrt-rtx", kernels=kept))
