@@ -21,7 +21,7 @@ from breastseg_deploy.backends.select import AUTO, Choice, choose
 from breastseg_deploy.backends.tiles import TileNetwork, no_slides
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_batch, rgb_frame
-from breastseg_deploy.errors import ClosedError, FrameError
+from breastseg_deploy.errors import ArgumentError, ClosedError, FrameError
 from breastseg_deploy.events import Event
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import DeviceBackend, GatedBackend, Inference, lies_on_gpu
@@ -77,7 +77,7 @@ class Segmenter:
     @classmethod
     def open(
         cls,
-        bundle: str | Path,
+        bundle: str | Path | Bundle,
         backend: str = AUTO,
         *,
         strict: bool = False,
@@ -94,7 +94,7 @@ class Segmenter:
         minutes and is logged.
 
         Args:
-            bundle: a folder made by breastseg-export.
+            bundle: a folder made by breastseg-export, or a bundle that `Bundle.open` has checked already.
             backend: a backend's name ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime",
                 "openvino-bf16", "openvino-int8"), which then serves or fails; or "auto": the first of the GPU's that
                 works here, else the CPU's fastest one in float32; or "fastest": likewise, and on the CPU in whatever
@@ -111,7 +111,8 @@ class Segmenter:
             require_signature: refuse to open without a public key.
 
         Raises:
-            ArgumentError: a public key that is none, or none where a signature is required; "fastest" without
+            ArgumentError: a public key that is none, or none where a signature is required, or one for a bundle that is
+                open already; "fastest" without
                 `max_dice_loss`, or the other way round.
             BundleError: the bundle is missing, incomplete or altered, was not signed by the public key's owner, or
                 holds no gate.
@@ -121,7 +122,12 @@ class Segmenter:
                 not this user's alone.
             OutputError: a TensorRT backend asked for by name cannot keep its engine.
         """
-        opened = Bundle.open(bundle, public_key, require_signature=require_signature)
+        if not isinstance(bundle, Bundle):
+            opened = Bundle.open(bundle, public_key, require_signature=require_signature)
+        elif public_key is None and not require_signature:
+            opened = bundle
+        else:
+            raise ArgumentError("a bundle that is open was checked with its key by Bundle.open; omit the key here")
         if opened.is_signed:
             _LOG.log(logging.WARNING if opened.signed_by is None else logging.INFO, "%s: %s", opened.path, opened.trust)
         choice = choose(opened, backend, machine, strict=strict, gate=gate, max_dice_loss=max_dice_loss)

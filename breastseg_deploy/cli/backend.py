@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from breastseg_deploy.bundle import Bundle
     from breastseg_deploy.segmenter import Segmenter
 
 _STRICT_HELP = "refuse to serve by a lesser backend where a better one fails, or by the CPU where a GPU ought to"
@@ -32,19 +33,19 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--public-key", type=Path, metavar="PEM", help=_PUBLIC_KEY_HELP)
 
 
-def open_segmenter(bundle: Path, arguments: argparse.Namespace) -> Segmenter:
-    """The bundle, opened as --backend, --max-dice-loss, --strict, --gate and --public-key ask."""
+def open_segmenter(bundle: Path | Bundle, arguments: argparse.Namespace) -> Segmenter:
+    """A Segmenter as the arguments of `add_backend_arguments` ask; a bundle that is open already is not checked again."""
     from breastseg_deploy.progress import Progress
     from breastseg_deploy.segmenter import Segmenter
 
-    with Progress(f"opening {bundle}"):
+    with Progress(f"opening {bundle if isinstance(bundle, Path) else bundle.path}"):
         return Segmenter.open(
             bundle,
             arguments.backend,
             strict=arguments.strict,
             gate=arguments.gate,
             max_dice_loss=arguments.max_dice_loss,
-            public_key=arguments.public_key,
+            public_key=arguments.public_key if isinstance(bundle, Path) else None,
         )
 
 

@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # A slide's folder says itself whether a run may go on in it; a frame's mask cannot.
     check_output_folder(arguments.output, force=arguments.force or not inputs.frames)
     refuse_overwriting(inputs.frames, arguments)
-    with told_on_stderr(), open_segmenter(arguments.bundle, arguments) as segment:
+    with told_on_stderr(), open_segmenter(bundle, arguments) as segment:
         watch = DriftWatch(segment.manifest) if arguments.drift else None
         make_folder(arguments.output)
         clear_partials(arguments.output)

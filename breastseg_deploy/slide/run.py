@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from breastseg_deploy.artefacts import SlideTiles
 from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles
 from breastseg_deploy.bundle import MANIFEST, SLIDE, Bundle, file_entry
+from breastseg_deploy.cell_choice import parameters_for
 from breastseg_deploy.errors import SlideError
-from breastseg_deploy.instances import DEFAULTS, CellParameters, split_cells
+from breastseg_deploy.instances import split_cells
 from breastseg_deploy.slide.cells import find_cells
 from breastseg_deploy.slide.certificate import Certificate, choose
 from breastseg_deploy.slide.foreground import LARGEST_RANGE, empty_tiles
@@ -123,7 +124,7 @@ class _Run:
     ) -> None:
         self._slide, self._tiles, self._folder, self._seconds = slide, tiles, folder, seconds
         self._threshold = bundle.manifest.threshold
-        self._parameters = cell_parameters(bundle)
+        self._parameters = parameters_for(bundle.manifest.cells)
         gabor = bundle.manifest.gabor.parameters()
         self._pipeline = TilePipeline(slide, network, gabor, request.threads, seconds)
         with seconds.of("foreground"):
@@ -203,12 +204,6 @@ class _Run:
         return tile, (self._pipeline.answer(tile) >= self._threshold).astype(np.uint8)
 
 
-def cell_parameters(bundle: Bundle) -> CellParameters:
-    """How a bundle's masks become cells."""
-    choice = bundle.manifest.cells
-    return DEFAULTS if choice is None else choice.parameters
-
-
 def described_cells(cells: NDArray[np.void], pixel_size_um: float | None) -> dict[str, Any]:
     """Count, and the spread of the figures of all cells, as the result states them."""
     told: dict[str, Any] = {"count": len(cells), "touching_border": int(cells["touches_border"].sum())}
@@ -245,7 +240,7 @@ def _provenance(
             "threshold": bundle.manifest.threshold,
         },
         "tiling": {"tile_px": tiles.tile_px, "halo_px": tiles.halo_px, "window_px": tiles.window_px},
-        "cells": cell_parameters(bundle).model_dump(mode="json"),
+        "cells": parameters_for(bundle.manifest.cells).model_dump(mode="json"),
         "skip_empty": LARGEST_RANGE if request.skip_empty else None,
         "write": list(write),
         "backend": network.name,

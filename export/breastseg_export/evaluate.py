@@ -101,7 +101,7 @@ def _opened(
 
         opened = Bundle.open(path, arguments.public_key)
         check_frame_sizes(samples, opened.manifest.frame.size_px)  # before an engine is built for minutes
-        with told_on_stderr(), open_segmenter(path, arguments) as segment:
+        with told_on_stderr(), open_segmenter(opened, arguments) as segment:
             manifest, chosen = segment.manifest, segment.manifest.cells
             split = CellSplit(parameters_for(chosen), manifest.frame.pixel_size_um)
             described = {"bundle": str(path), "backend": segment.backend}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
 
-from breastseg_deploy import BackendError, BundleError, FrameError, ParityError, Segmenter
+from breastseg_deploy import ArgumentError, BackendError, BundleError, FrameError, ParityError, Segmenter
 from breastseg_deploy.backends.registry import BACKENDS
 from breastseg_deploy.backends.select import Choice
 from breastseg_deploy.bundle import MODEL, PORTABLE, Bundle
@@ -396,3 +396,12 @@ def test_importing_the_package_loads_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_bundle_that_is_open_serves_without_being_checked_again(demo_bundle: Path) -> None:
+    opened = Bundle.open(demo_bundle)
+
+    with Segmenter.open(opened, "onnxruntime") as segment:
+        assert segment.bundle is opened
+    with pytest.raises(ArgumentError, match="was checked with its key by"):
+        Segmenter.open(opened, "onnxruntime", require_signature=True)
