@@ -34,7 +34,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_segmenter(bundle: Path | Bundle, arguments: argparse.Namespace) -> Segmenter:
-    """A Segmenter as the arguments of `add_backend_arguments` ask; a bundle that is open already is not checked again."""
+    """A Segmenter as the arguments ask; a bundle that is open already is not checked again."""
     from breastseg_deploy.progress import Progress
     from breastseg_deploy.segmenter import Segmenter
 
