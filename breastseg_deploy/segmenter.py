@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from breastseg_deploy.accounts import Policy
 from breastseg_deploy.backends.gated import bundle_gate, run_gated_goldens
 from breastseg_deploy.backends.registry import BackendRecord
 from breastseg_deploy.backends.select import AUTO, Choice, choose
@@ -25,7 +26,6 @@ from breastseg_deploy.errors import ArgumentError, ClosedError, FrameError
 from breastseg_deploy.events import Event
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import DeviceBackend, GatedBackend, Inference, lies_on_gpu
-from breastseg_deploy.ledger import Policy
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.result import Segmentation

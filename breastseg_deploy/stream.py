@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from breastseg_deploy.accounts import Accounts, Entry, Policy
 from breastseg_deploy.errors import ArgumentError, BackendError
 from breastseg_deploy.events import CLOSED, FULL, Event, Snapshot, Submission
-from breastseg_deploy.ledger import Entry, Ledger, Policy
 from breastseg_deploy.result import Segmentation
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
 
     Every accepted frame comes back as exactly one event: its result (`Delivered`), or why there is none (`Dropped`,
     `Failed`). Results come in the order of submission. Memory is bounded: at most `depth` frames wait, `depth` results
-    wait to be taken (twice as many once it is finished), and `ledger.MOST_REPORTS` reports.
+    wait to be taken (twice as many once it is finished), and `accounts.MOST_REPORTS` reports.
 
     Where the queue is full, the policy decides:
         "block": `submit` waits for a place, at most `patience_s`, then refuses. Nothing that was accepted is lost.
@@ -78,7 +78,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     ) -> None:
         if calls < 1:
             raise ArgumentError(f"calls must be a whole number from 1 up, got {calls!r}; omit it")
-        self._ledger = Ledger(policy, depth, deadline_s)
+        self._accounts = Accounts(policy, depth, deadline_s)
         self._segment, self._callback, self._patience_s, self._clock = segment, callback, patience_s, clock
         self._changed = threading.Condition()
         self._sleepers: list[tuple[AbstractEventLoop, Future[None]]] = []
@@ -121,13 +121,13 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
 
         def is_answered() -> bool:
             nonlocal answer
-            answer = self._ledger.submit(kept, id, acquired_at, self._clock())
+            answer = self._accounts.submit(kept, id, acquired_at, self._clock())
             return answer is not None
 
         with self._changed:
             self._changed.wait_for(is_answered, patience_s)
             if answer is None:  # a refusal is false, too
-                answer = self._ledger.refuse(id, FULL)
+                answer = self._accounts.refuse(id, FULL)
             self._wake()
         return answer
 
@@ -162,9 +162,9 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             loop = asyncio.get_running_loop()
             woken: Future[None] = loop.create_future()
             with self._changed:
-                if self._ledger.ended:
+                if self._accounts.ended:
                     raise StopAsyncIteration
-                if self._ledger.unread:  # it came in between
+                if self._accounts.unread:  # it came in between
                     continue
                 self._sleepers.append((loop, woken))
             try:
@@ -181,13 +181,13 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         """
         self._check_process()
         with self._changed:
-            return self._ledger.snapshot()
+            return self._accounts.snapshot()
 
     @property
     def ended(self) -> bool:
         """Whether no further event will come."""
         with self._changed:
-            return self._ledger.ended
+            return self._accounts.ended
 
     def finish(self) -> None:
         """Refuse further frames; those accepted are worked off, and iteration ends after the last one's event.
@@ -196,7 +196,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         """
         self._check_process()
         with self._changed:
-            self._ledger.finish()
+            self._accounts.finish()
             self._wake()
 
     def close(self, timeout_s: float = CLOSE_S) -> Snapshot:
@@ -209,15 +209,15 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             The counters at the end.
         """
         if os.getpid() != self._process:  # the threads, and maybe the lock, are the parent's
-            return Ledger("block", 1).snapshot()
+            return Accounts("block", 1).snapshot()
         last = time.monotonic() + timeout_s
         ours = threading.current_thread() in self._threads
         with self._changed:
-            self._ledger.finish()
+            self._accounts.finish()
             self._wake()
             if not ours:  # a callback would wait for its own end
                 self._changed.wait_for(self._is_worked_off, timeout_s)
-            self._ledger.drop_waiting(CLOSED, self._clock())
+            self._accounts.drop_waiting(CLOSED, self._clock())
             self._wake()
         for thread in self._threads:
             if not ours:
@@ -233,12 +233,12 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         self.close(CLOSE_S if error is None else 0.0)
 
     def _is_worked_off(self) -> bool:
-        return self._ledger.worked_off and (self._callback is None or self._ledger.ended)
+        return self._accounts.worked_off and (self._callback is None or self._accounts.ended)
 
     def _take(self, timeout_s: float | None) -> Event | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._ledger.unread or self._ledger.ended, timeout_s)
-            event = self._ledger.take(self._clock())
+            self._changed.wait_for(lambda: self._accounts.unread or self._accounts.ended, timeout_s)
+            event = self._accounts.take(self._clock())
             if event is not None:
                 self._wake()
             return event
@@ -247,18 +247,18 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         while (entry := self._next_entry()) is not None:
             outcome = self._outcome_of(entry)
             with self._changed:
-                self._ledger.end(entry, outcome, self._clock())
+                self._accounts.end(entry, outcome, self._clock())
                 self._wake()
 
     def _next_entry(self) -> Entry | None:
         """The next frame to compute; None where there will be none."""
         with self._changed:
             while True:
-                unread = self._ledger.unread
-                entry = self._ledger.start(self._clock())
-                if entry is not None or self._ledger.unread != unread:
+                unread = self._accounts.unread
+                entry = self._accounts.start(self._clock())
+                if entry is not None or self._accounts.unread != unread:
                     self._wake()
-                if entry is not None or self._ledger.over:
+                if entry is not None or self._accounts.over:
                     return entry
                 self._changed.wait()
 
@@ -276,7 +276,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             except BaseException:
                 _LOG.exception("the callback of a stream failed on frame %r; the stream goes on", event.id)
                 with self._changed:
-                    self._ledger.callback_errors += 1
+                    self._accounts.callback_errors += 1
 
     def _wake(self) -> None:
         """Wake everybody who waits for a change; the lock is held."""

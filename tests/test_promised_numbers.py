@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from breastseg_deploy import (
+    accounts,
     contract,
     drift,
     expected_width,
@@ -20,7 +21,6 @@ from breastseg_deploy import (
     instance_metrics,
     instances,
     latency,
-    ledger,
     metrics,
     selftest,
     stream,
@@ -135,7 +135,7 @@ PROMISES = [
     ("drift.md: frames of a window, standard errors", (drift.WINDOW_FRAMES, drift.LIMIT), (32, 4.0)),
     ("drift.md: frames of a fingerprint, of a scale", (fingerprint.LEAST_FRAMES, expected_width.LEAST_FRAMES), (16, 100)),
     ("streams.md: seconds of patience, of closing, of last steps", (patience(Stream), patience(Segmenter.stream), stream.CLOSE_S, stream._LAST_STEPS_S), (60.0, 60.0, 10.0, 0.5)),
-    ("streams.md: reports that wait", ledger.MOST_REPORTS, 1000),
+    ("streams.md: reports that wait", accounts.MOST_REPORTS, 1000),
     ("streams.md: growth of a bucket of latencies", latency._GROWTH, 1.05),
     ("streams.md: seconds between looks, until unreadable, until a mask is tried again, between counters", (watch.POLL_S, watch.SETTLE_S, watch.RETRY_S, watch_command._EVERY_S), (0.5, 5.0, 10.0, 10.0)),
     ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),

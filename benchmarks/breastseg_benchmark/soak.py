@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_benchmark.memory import resident_bytes
+from breastseg_deploy.accounts import POLICIES, Policy
 from breastseg_deploy.cli.command import print_json
 from breastseg_deploy.events import Delivered, Snapshot
-from breastseg_deploy.ledger import POLICIES, Policy
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.progress import Progress
 from breastseg_deploy.segmenter import Segmenter

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from breastseg_benchmark.soak import Growth, StreamSoak, passed, soak_opening, soak_stream, soak_threads
-from breastseg_deploy.ledger import POLICIES, Policy
+from breastseg_deploy.accounts import POLICIES, Policy
 from breastseg_deploy.segmenter import Segmenter
 
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from breastseg_deploy import ArgumentError, BackendError, ClosedError, Delivered, Dropped, Failed, FrameError, Segmenter
+from breastseg_deploy.accounts import POLICIES, Policy
 from breastseg_deploy.events import Event, Snapshot, Submission
-from breastseg_deploy.ledger import POLICIES, Policy
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.result import Segmentation
 from breastseg_deploy.stream import Stream

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from breastseg_deploy.accounts import POLICIES, Accounts
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.io.images import png_bytes, read_mask
-from breastseg_deploy.ledger import POLICIES, Ledger
 from breastseg_deploy.phantom import phantom_frame
 
 SIDE = 128
@@ -139,11 +139,11 @@ def test_every_reason_is_a_label_that_prometheus_takes() -> None:
     from breastseg_deploy.exposition import prometheus_text
 
     for policy in POLICIES:
-        ledger = Ledger(policy, 1)
+        accounts = Accounts(policy, 1)
         for number in range(3):
-            ledger.submit("frame", None, 5.0 + number, 5.0)
-            ledger.submit("frame", None, 5.0, 5.0)
-        samples = [line for line in prometheus_text(ledger.snapshot(), {}).splitlines() if not line.startswith("#")]
+            accounts.submit("frame", None, 5.0 + number, 5.0)
+            accounts.submit("frame", None, 5.0, 5.0)
+        samples = [line for line in prometheus_text(accounts.snapshot(), {}).splitlines() if not line.startswith("#")]
         assert all(SAMPLE.fullmatch(line) for line in samples), samples
 
 

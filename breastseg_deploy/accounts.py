@@ -54,7 +54,7 @@ class _Result:
     segmentation: Segmentation
 
 
-class Ledger:
+class Accounts:
     """The frames of one stream. `now` is in seconds of the stream's clock, wherever it is asked for.
 
     Args:
