@@ -201,3 +201,9 @@ def test_no_test_patches_what_is_ours() -> None:
     files = sorted((ROOT / "tests").rglob("*.py"))
     found = {path.relative_to(ROOT).as_posix(): patches_of_ours(path.read_text()) for path in files}
     assert {name: patched for name, patched in found.items() if patched} == {}
+
+
+def test_no_two_test_modules_share_a_name() -> None:
+    """They are imported by their name alone: of two, only the first would run, and only where all are collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))

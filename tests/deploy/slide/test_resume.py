@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from made_up import ArraySlide, BrightPixels, discs, made_up_bundle
+from array_slide import ArraySlide, BrightPixels, discs, made_up_bundle
 
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.slide.record import RESULT

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import GRID, ArraySlide, BrightPixels, GridShows, discs, made_up_bundle
+from array_slide import GRID, ArraySlide, BrightPixels, GridShows, discs, made_up_bundle
 
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import ArgumentError, BackendError, OutputError, SlideError

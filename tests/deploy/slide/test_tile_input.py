@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_up import ArraySlide
+from array_slide import ArraySlide
 
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.slide.tile_input import tile_input

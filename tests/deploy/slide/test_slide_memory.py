@@ -10,7 +10,7 @@ RUN = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from made_up import ArraySlide, BrightPixels, discs, made_up_bundle
+from array_slide import ArraySlide, BrightPixels, discs, made_up_bundle
 from breastseg_deploy.slide.run import Request, segment_slide
 from breastseg_deploy.tiling import Grid
 
