@@ -25,8 +25,13 @@ import onnx
 from numpy.typing import NDArray
 
 from breastseg_deploy.artefacts import Int8Precision
-from breastseg_deploy.backends.openvino import compiled_request, load_openvino, openvino_border, without_telemetry
 from breastseg_deploy.backends.openvino_islands import onnx_name
+from breastseg_deploy.backends.openvino_library import (
+    compiled_request,
+    load_openvino,
+    openvino_border,
+    without_telemetry,
+)
 from breastseg_deploy.bundle import INT8, INT8_NETWORK, INT8_WEIGHTS, TENSOR
 from breastseg_deploy.errors import ArgumentError, BackendError, BreastsegError
 from breastseg_deploy.extras import require
