@@ -34,7 +34,7 @@ from breastseg_deploy.preprocess import gabor
 from breastseg_deploy.segmenter import Segmenter
 from breastseg_deploy.slide import certificate, foreground, run
 from breastseg_deploy.stream import Stream
-from breastseg_export import cells, parity, runners, samples
+from breastseg_export import cells, named_frames, parity, runners
 from breastseg_export.formats import gate as gate_format
 from breastseg_export.formats import int8
 from breastseg_export.formats import slide as slide_format
@@ -119,7 +119,7 @@ PROMISES = [
     ("bundle.md: islands, largest share in float32", islands.LARGEST_SHARE, 0.5),
     ("bundle.md: islands, margin of a range", ranges.MARGIN, 8.0),
     ("bundle.md: frames with cells that judge a change", verify.LEAST_JUDGED, 8),
-    ("bundle.md: phantoms", samples.PHANTOM_COUNT, 10),
+    ("bundle.md: phantoms", named_frames.PHANTOM_COUNT, 10),
     ("cells.md: defaults", (DEFAULTS.neck, DEFAULTS.depth, DEFAULTS.least_area, DEFAULTS.least_piece, DEFAULTS.largest_hole, DEFAULTS.unit), (0.95, 0.4, 30, 60, 10, "px")),
     ("cells.md: probability of a distance map of its own", instances.SURE, 0.9),
     ("cells.md: largest box", instances.LARGEST_BOX_PX, 4096 * 4096),

@@ -9,13 +9,13 @@ from breastseg_deploy.artefacts import Bf16Precision
 from breastseg_deploy.bundle import BF16, MODEL
 from breastseg_deploy.progress import Progress
 from breastseg_export import runners
-from breastseg_export.formats.format import FRAMES_SPEC, PROBABILITY_SPEC, Made, Told, Work
+from breastseg_export.formats.format import FRAMES_SPEC, PROBABILITY_SPEC, ArtefactNotes, Candidate, Work
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import BF16_LIMITS, Compared, stricter
 from breastseg_export.precision.bfloat import rounded_to_bfloat16
 from breastseg_export.precision.islands import IslandSearch
 from breastseg_export.precision.layers import Groups, groups
 from breastseg_export.report import rendered
-from breastseg_export.samples import Samples
 
 _HEAD = "head"
 """Always an island: a probability in bfloat16 would come in steps of up to 0.004, and the head is little work."""
@@ -28,10 +28,10 @@ class Bf16:
 
     after_parity = False
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """Nothing that could be wrong."""
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """The smallest set of float32 islands.
 
         Raises:
@@ -46,7 +46,7 @@ class Bf16:
         return _attempt(work, search, found, _ATTEMPTS - 1)
 
 
-def _attempt(work: Work, search: IslandSearch, found: Groups, attempts_left: int) -> Made:
+def _attempt(work: Work, search: IslandSearch, found: Groups, attempts_left: int) -> Candidate:
     """The model with these groups in float32; after it, one with more of them."""
     details = Bf16Precision(
         fp32_islands=search.islands(found),
@@ -57,14 +57,14 @@ def _attempt(work: Work, search: IslandSearch, found: Groups, attempts_left: int
     named = ", ".join(details.groups)
     work.say(f"in float32 where the processor multiplies in bfloat16: {named}")
     share = f"{len(details.fp32_islands)} nodes ({named}), {100 * search.share(found):.1f} % of the multiply-adds"
-    told = Told(details, (("float32 islands of bfloat16", share),), rendered("bf16.html.j2", bf16=details))
+    notes = ArtefactNotes(details, (("float32 islands of bfloat16", share),), rendered("bf16.html.j2", bf16=details))
 
-    def larger() -> Made | None:
+    def larger() -> Candidate | None:
         more = search.larger(found) if attempts_left else None
         return None if more is None else _attempt(work, search, more, attempts_left - 1)
 
     network = rounded_to_bfloat16(work.network, details.fp32_islands)
-    return Made(
+    return Candidate(
         BF16,
         {},
         (FRAMES_SPEC,),
@@ -78,7 +78,7 @@ def _attempt(work: Work, search: IslandSearch, found: Groups, attempts_left: int
             ),
         ),
         shared=(MODEL,),
-        tell=lambda _: told,
+        notes=lambda _: notes,
         larger=larger,
         advice="--precision fp32 exports float32 alone",
     )

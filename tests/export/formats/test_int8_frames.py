@@ -14,7 +14,7 @@ from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_export.exporter import export_bundle
 from breastseg_export.formats.int8 import check_int8_frames
-from breastseg_export.samples import Samples
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.settings import ExportSettings
 
 
@@ -27,26 +27,26 @@ def test_int8_and_frames_to_calibrate_on_belong_together(tmp_path: Path) -> None
 
 
 def test_what_it_costs_is_measured_on_frames_with_masks_that_hold_cells(tmp_path: Path) -> None:
-    calibration = Samples(write_phantoms(tmp_path / "calibration", 100, 32), SIZE)
+    calibration = NamedFrames(write_phantoms(tmp_path / "calibration", 100, 32), SIZE)
     with pytest.raises(ArgumentError, match="at least 8 frames whose masks hold cells, got phantoms"):
-        check_int8_frames(calibration, Samples(None, SIZE))
-    without_masks = Samples(write_phantoms(tmp_path / "without", 0, 24), SIZE)
+        check_int8_frames(calibration, NamedFrames(None, SIZE))
+    without_masks = NamedFrames(write_phantoms(tmp_path / "without", 0, 24), SIZE)
     with pytest.raises(ArgumentError, match="whose masks hold cells, got 0"):
         check_int8_frames(calibration, without_masks)
     measured = write_phantoms(tmp_path / "with", 0, 24, masks=True)
-    check_int8_frames(calibration, Samples(measured, SIZE))
+    check_int8_frames(calibration, NamedFrames(measured, SIZE))
     for part in ("images", "masks"):
         (measured / part / "copy.png").write_bytes((measured / part / "0.png").read_bytes())
     with pytest.raises(ArgumentError, match="copy of --frames and 0 of --frames are the same frame"):
-        check_int8_frames(calibration, Samples(measured, SIZE))
+        check_int8_frames(calibration, NamedFrames(measured, SIZE))
 
 
 def test_frames_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
-    measured = Samples(write_phantoms(tmp_path / "measured", 0, 24, masks=True), SIZE)
+    measured = NamedFrames(write_phantoms(tmp_path / "measured", 0, 24, masks=True), SIZE)
 
     def refused(folder: Path, words: str, error: type[Exception] = ArgumentError) -> None:
         with pytest.raises(error, match=words):
-            check_int8_frames(Samples(folder, SIZE), measured)
+            check_int8_frames(NamedFrames(folder, SIZE), measured)
 
     refused(write_phantoms(tmp_path / "few", 100, 31), "at least 32 frames, got 31")
     refused(write_phantoms(tmp_path / "same", 20, 32), "20 of --calibrate and 20 of --frames are the same frame")

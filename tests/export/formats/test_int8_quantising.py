@@ -17,17 +17,17 @@ from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_export.formats import int8
 from breastseg_export.formats.int8 import chosen_convolutions, quantised_network
 from breastseg_export.graph import export_network
+from breastseg_export.named_frames import NamedFrame, NamedFrames
 from breastseg_export.precision.layers import described_values, groups, plane_size
-from breastseg_export.samples import Sample, Samples
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.network.model import SegmentationModel
 
 
-class Gone(Samples):
+class Gone(NamedFrames):
     """Frames that disappear once they were checked."""
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+    def __getitem__(self, index: int) -> NamedFrame:  # type: ignore[override]
         raise FrameError(f"frame {index} is gone")
 
 
@@ -36,7 +36,7 @@ def network() -> onnx.ModelProto:
     return export_network(load_checkpoint("demo").model, SIZE)
 
 
-def quantised(network: onnx.ModelProto, calibration: Samples) -> int8.QuantisedNetwork:
+def quantised(network: onnx.ModelProto, calibration: NamedFrames) -> int8.QuantisedNetwork:
     return quantised_network(network, GaborParameters(), SIZE, calibration)
 
 
@@ -79,7 +79,7 @@ def test_a_failure_of_nncf_is_named_as_one(monkeypatch: pytest.MonkeyPatch, netw
 
     monkeypatch.setattr("nncf.quantize", failing)
     with pytest.raises(BackendError, match=r"NNCF 3\S* failed: no luck; export fp32"):
-        quantised(network, Samples(None, SIZE))
+        quantised(network, NamedFrames(None, SIZE))
 
 
 def nncf_misunderstands(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]) -> None:
@@ -96,7 +96,7 @@ def nncf_misunderstands(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[
 def test_what_nncf_leaves_out_is_found(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
     monkeypatch.setattr("nncf.quantize", lambda model, *_, **__: model)
     with pytest.raises(BackendError, match="must quantise 20 convolutions and did 0 of them"):
-        quantised(network, Samples(None, SIZE))
+        quantised(network, NamedFrames(None, SIZE))
 
 
 def test_what_nncf_does_too_much_is_found(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
@@ -105,7 +105,7 @@ def test_what_nncf_does_too_much_is_found(monkeypatch: pytest.MonkeyPatch, netwo
 
     nncf_misunderstands(monkeypatch, keep_one_less)
     with pytest.raises(BackendError, match="must quantise 20 convolutions and did 20 of them and 1 more"):
-        quantised(network, Samples(None, SIZE))
+        quantised(network, NamedFrames(None, SIZE))
 
 
 def without_smoothing(asked: dict[str, Any]) -> None:
@@ -125,4 +125,4 @@ def test_what_nncf_leaves_out_of_the_recipe_is_found(
 ) -> None:
     nncf_misunderstands(monkeypatch, change)
     with pytest.raises(BackendError, match=words):
-        quantised(network, Samples(None, SIZE))
+        quantised(network, NamedFrames(None, SIZE))
