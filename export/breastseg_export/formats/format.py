@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -16,10 +16,14 @@ from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.progress import Progress
 from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import Compared, ParityRun
-from breastseg_export.precision.islands import SearchFrame, watched_frames
+from breastseg_export.precision.islands import IslandSearch, SearchFrame, watched_frames
+from breastseg_export.precision.layers import Groups
 from breastseg_export.precision.ranges import Watch
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.checkpoint import Checkpoint
+
+ATTEMPTS = 3
+"""Sets of float32 islands that are held to all frames before an export gives up."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,25 @@ class Candidate:
     larger: Callable[[], Candidate | None] = lambda: None
     advice: str = ""
     shared: tuple[str, ...] = ()
+
+
+def attempted(
+    search: IslandSearch, groups: Groups, make: Callable[[Groups], Candidate], attempts: int = ATTEMPTS
+) -> Candidate:
+    """The artefact with these groups in float32; where it misses a limit, with the next larger set of them.
+
+    Args:
+        search: for the sets.
+        groups: the first set.
+        make: the artefact with a set of groups in float32.
+        attempts: sets to try at most.
+    """
+
+    def larger() -> Candidate | None:
+        more = search.larger(groups) if attempts > 1 else None
+        return None if more is None else attempted(search, more, make, attempts - 1)
+
+    return replace(make(groups), larger=larger)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from breastseg_deploy.bundle import FP16, NETWORK_FP16
 from breastseg_export import runners
-from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, ArtefactNotes, Candidate, Work
+from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, ArtefactNotes, Candidate, Work, attempted
 from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import FLOAT16_SUMS_LIMITS, FP16_LIMITS, Compared, ParityRun, stricter
 from breastseg_export.precision.half import half_network
@@ -15,9 +15,6 @@ from breastseg_export.precision.layers import Groups
 from breastseg_export.precision.ranges import SAFE_MAGNITUDE, Watch, necessary_islands
 from breastseg_export.precision.sums import FLOAT16_SUMS, PRODUCTS, network_summing_in_float16
 from breastseg_export.report import rendered
-
-_ATTEMPTS = 3
-"""Sets of float32 islands that are held to all frames before an export gives up."""
 
 
 class Fp16:
@@ -39,13 +36,13 @@ class Fp16:
         work.say(f"{len(necessary)} nodes must be float32; looking for the smallest set of further ones")
         limits = stricter(FP16_LIMITS, work.settings.min_dice)
         search = IslandSearch(work.network, necessary, frames, work.checkpoint.threshold, limits)
-        return _attempt(work, watch, necessary, search, search.smallest(), _ATTEMPTS - 1)
+        return attempted(search, search.smallest(), lambda groups: _candidate(work, watch, necessary, search, groups))
 
 
-def _attempt(
-    work: Work, watch: Watch, necessary: Mapping[str, str], search: IslandSearch, groups: Groups, attempts_left: int
+def _candidate(
+    work: Work, watch: Watch, necessary: Mapping[str, str], search: IslandSearch, groups: Groups
 ) -> Candidate:
-    """The network with these groups in float32; after it, one with more of them."""
+    """The network with these groups in float32."""
     half = half_network(work.network, search.islands(groups))
     work.say(f"further layers in float32: {', '.join(search.in_order(groups)) or 'none'}")
     limits = stricter(FP16_LIMITS, work.settings.min_dice)
@@ -57,10 +54,6 @@ def _attempt(
         return ArtefactNotes(
             details, facts, rendered("islands.html.j2", half=details, safe_magnitude=SAFE_MAGNITUDE, products=PRODUCTS)
         )
-
-    def larger() -> Candidate | None:
-        more = search.larger(groups) if attempts_left else None
-        return None if more is None else _attempt(work, watch, necessary, search, more, attempts_left - 1)
 
     return Candidate(
         FP16,
@@ -78,6 +71,5 @@ def _attempt(
             ),
         ),
         notes,
-        larger=larger,
         advice="--precision fp32 exports without the float16 network",
     )
