@@ -230,7 +230,7 @@ class _Trial:
         found = [agreement(tile.core.of(tiled), core(tile).astype(np.uint8)) for tile in moved]
         total = added(found)
         worst = max(one.flipped_ppm for one in found)
-        agreement = TilingAgreement(
+        between_grids = TilingAgreement(
             images=of,
             tiles=len(found),
             pixels=total.pixels,
@@ -238,7 +238,7 @@ class _Trial:
             worst_flipped_ppm=worst,
             dice=total.dice,
         )
-        return agreement, tiled
+        return between_grids, tiled
 
 
 def _reader(image: Frame) -> ReadRgb:
