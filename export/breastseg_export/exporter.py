@@ -54,6 +54,7 @@ def export_bundle(
         OutputError: the bundle cannot be written.
         ParityError: an artefact misses a limit; the worst frames lie beside `output`, in a folder named in the message.
     """
+    # The cheap checks come first: a wrong word on the command line ends in seconds.
     _check(settings)
     checkpoint = load_checkpoint(settings.checkpoint)
     _check_architecture(settings.checkpoint, checkpoint)
@@ -63,6 +64,7 @@ def export_bundle(
     frames = NamedFrames(settings.frames, frame.size_px, settings.bit_depth)
     frames.check()
     labelled = LabelledFrames(settings.cells, frame.size_px) if settings.cells else None
+    # Tracing and parity take long: a format that cannot be made ends the export before them.
     for one in formats:
         one.check(frames)
     runners.check_edge_channel(frames[0].frame, checkpoint.model.architecture.gabor)
@@ -74,6 +76,7 @@ def export_bundle(
         work = Work(settings, checkpoint, frames, network, machine, say)
         candidates, run = _measured(work, [one.make(work) for one in formats if not one.after_parity])
         description = Description(work, run, frame, [PassedArtefact(one, one.notes(run)) for one in candidates])
+        # Engines are built of the float16 network that has passed, never of an attempt that parity refused.
         work = replace(work, passed={one.candidate.role: one for one in description.artefacts})
         for one in formats:
             if one.after_parity:
@@ -93,6 +96,7 @@ def export_bundle(
             write_whole(folder / golden.name, golden_bytes(golden))
         write_whole(folder / REPORT, description.report().encode())
         write_whole(folder / SBOM, description.sbom(folder))
+        # The manifest comes last: it states size and hash of all that was written before it.
         manifest = description.manifest(folder)
         write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
@@ -131,6 +135,7 @@ def _measured(work: Work, candidates: list[Candidate]) -> tuple[list[Candidate],
         with Progress("parity", len(work.frames), "frames") as progress:
             reference = runners.reference(work.checkpoint.model)
             run = compare(reference, compared, work.frames, work.checkpoint.threshold, progress.update)
+        # All run again, not the new ones alone, so that one ParityRun speaks of one set of artefacts.
         larger = _larger(candidates, run)
         if larger is None:
             return candidates, run if not failures(run.summaries) else _reject(work, candidates, run)
@@ -145,7 +150,7 @@ def _larger(candidates: Sequence[Candidate], run: ParityRun) -> list[Candidate] 
     again: list[Candidate] = []
     for candidate in candidates:
         one = candidate.larger() if failing & {compared.title for compared in candidate.compared} else candidate
-        if one is None:
+        if one is None:  # the others' next attempts cannot help an artefact that has none
             return None
         again.append(one)
     return again

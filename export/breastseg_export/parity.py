@@ -141,6 +141,7 @@ def compare(
                 f"the float32 reference itself gives NaN on {one.name}; no bundle was written: "
                 "export a checkpoint of a training that converged"
             )
+        # The reference's masks, not an artefact's: later drift is judged against what the model itself found.
         run.measured.append(measure(one.frame, (expected >= threshold).astype(np.uint8), expected))
         _keep_golden(run.goldens, one, expected, threshold)
         for artefact in artefacts:
@@ -149,6 +150,7 @@ def compare(
             found = artefact.run(one.frame)
             figures = frame_parity(one, expected, found, threshold)
             run.figures[artefact.title].append(figures)
+            # Only the worst are kept at any time: frames and probabilities of all would fill the memory.
             kept = [*run.pictures[artefact.title], Picture(figures, one.frame, expected, found)]
             run.pictures[artefact.title] = sorted(kept, key=_distance, reverse=True)[:_PICTURES]
         on_frame()
@@ -173,7 +175,7 @@ def failures(summaries: Mapping[str, Parity]) -> list[str]:
             ("mean Dice", parity.mean_dice, parity.limits.mean_dice),
             ("mean Dice of frames with cells", parity.mean_dice_with_cells, parity.limits.mean_dice),
         ):
-            if figure is not None and not figure >= limit:
+            if figure is not None and not figure >= limit:  # `not >=` refuses NaN, which `<` would let pass
                 missed.append(f"{title}: {what} {figure:.6f} is under {limit}")
         for frames, change in (
             ("", parity.dice_change),
@@ -253,6 +255,7 @@ def _mean(values: list[float]) -> float | None:
 
 def _keep_golden(goldens: list[ReferenceAnswer], named: NamedFrame, expected: Probability, threshold: float) -> None:
     mask = (expected >= threshold).astype(np.uint8)
+    # A network that finds nothing at all passes every empty golden, and one that finds cells everywhere fails there.
     room = _GOLDENS_WITH_CELLS if mask.any() else _GOLDENS_EMPTY
     if sum(bool(golden.mask.any()) == bool(mask.any()) for golden in goldens) < room:
         goldens.append(ReferenceAnswer(named.name, named.frame, expected, mask))

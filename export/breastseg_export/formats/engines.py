@@ -81,6 +81,7 @@ class Engine:
         assert isinstance(half.notes.details, HalfPrecision)
         with Progress(f"building the engine for {request.compute_capability}"):
             built = build_engine(network, request, half.notes.details.fp32_islands, work.say)
+        # The engine is tied to the network's bytes: no other network may take it.
         key = EngineKey.of_request(hashlib.sha256(network).hexdigest(), request)
         entry = EngineEntry(
             file=key.bundle_file,

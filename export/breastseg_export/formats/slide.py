@@ -192,6 +192,7 @@ class _Trial:
         if min(self.work.size_px) >= needed[1]:
             tile = next((one for one in given if one.name in with_cells), given[0])
             return tile.frame, f"the frame {tile.name} of {given.description}"
+        # Frames are smaller than a tile: laid side by side they give an image that takes two.
         down, right = (-(-side // self.work.settings.size_px) for side in needed)
         chosen = [one.frame for one in given if one.name in with_cells or not with_cells][: down * right]
         frames = [chosen[number % len(chosen)] for number in range(down * right)]

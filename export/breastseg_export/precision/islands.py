@@ -90,6 +90,7 @@ def watched_frames(
         tensor = network_input(one.frame[np.newaxis], gabor)
         expected = probability(watch.logits(tensor))
         kept.append(SearchFrame(one, tensor, expected, threshold))
+        # Sorted and cut at every frame: tensors of a whole data set would not fit into memory.
         kept.sort(key=lambda frame: -frame.hardness)
         with_cells = [frame for frame in kept if frame.with_cells][: SEARCH_FRAMES - 1]
         others = [frame for frame in kept if not any(frame is other for other in with_cells)]
@@ -147,12 +148,14 @@ class IslandSearch:
         less those that turn out not to be needed. Where nothing up to `LARGEST_SHARE` suffices, the set with the least
         work that meets the limits themselves, or else the best of all: parity on all frames has the last word.
         """
+        # Each trial runs the network on all search frames: the order is chosen so that the usual answers come early.
         nothing = Groups()
         if self._meets(nothing):
             return nothing
         for name in followed(self._candidates(), f"{_STEP}each alone", "groups at most"):
             if self._meets(Groups([name])):
                 return Groups([name])
+        # What helps most alone is the best guess of what helps together; trying all sets would take for ever.
         found = nothing
         for name in followed(self._by_benefit(), f"{_STEP}the best together", "groups at most"):
             if self.share(found | {name}) <= LARGEST_SHARE:
@@ -210,6 +213,7 @@ class IslandSearch:
 
     def _without_idlers(self, groups: Groups) -> Groups:
         """The set without groups that it does without, those with the most work first."""
+        # The most expensive group that is not needed saves the most; the name settles ties, so a search repeats itself.
         most_work_first = sorted(groups, key=lambda name: (-self.share(Groups([name])), name))
         for name in followed(most_work_first, f"{_STEP}leaving out one by one", "groups"):
             if self._meets(groups - {name}):
