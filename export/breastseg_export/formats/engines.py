@@ -35,8 +35,7 @@ def engine_requests(
 
     Raises:
         ArgumentError: engines of an export without a float16 network, capabilities without a target, or one that a
-            flavour cannot build
-            for here.
+            flavour cannot build for here.
         MachineError: a flavour is not installed, or there is no GPU where one is needed.
     """
     if not targets:
@@ -45,8 +44,8 @@ def engine_requests(
         return ()
     if precision != "fp16":
         raise ArgumentError(
-            f"engines are built from the float16 network, got --precision {precision}; leave one of --target and "
-            "--precision out"
+            f"engines are built from the float16 network, got --precision {precision}; omit one of --target "
+            "and --precision"
         )
     return tuple(
         request
