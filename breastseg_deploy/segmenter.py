@@ -112,8 +112,7 @@ class Segmenter:
 
         Raises:
             ArgumentError: a public key that is none, or none where a signature is required, or one for a bundle that is
-                open already; "fastest" without
-                `max_dice_loss`, or the other way round.
+                open already; "fastest" without `max_dice_loss`, or the other way round.
             BundleError: the bundle is missing, incomplete or altered, was not signed by the public key's owner, or
                 holds no gate.
             BackendError: there is no such backend, it cannot load the bundle, or `strict` refuses.

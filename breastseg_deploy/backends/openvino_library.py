@@ -46,10 +46,10 @@ def compiled_request(
 ) -> Any:
     """A request on the compiled model, which computes in that precision ("f32", "bf16") or not at all."""
     compiled = core.compile_model(model, "CPU", dict(settings))
-    taken = compiled.get_property("INFERENCE_PRECISION_HINT")
-    if taken != getattr(ov.Type, precision):
+    computes_in = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if computes_in != getattr(ov.Type, precision):
         raise BackendError(
-            f"{openvino_title(ov)} must compute in {_IN_WORDS[precision]}, it took {taken}; use onnxruntime"
+            f"{openvino_title(ov)} must compute in {_IN_WORDS[precision]}, it took {computes_in}; use onnxruntime"
         )
     return compiled.create_infer_request()
 

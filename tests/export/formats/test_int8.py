@@ -228,7 +228,7 @@ def test_verify_compares_it_with_float32_on_the_users_frames(
     assert 0.97 <= said["agreement_worst_dice"] <= 1
     phantoms = [phantom_frame(number, SIZE) for number in range(40, 43)]
     with Segmenter.open(exported, "openvino-int8") as eight, Segmenter.open(exported, "onnxruntime") as full:
-        ours, theirs = ([dice(way(one.frame).mask, one.mask) for one in phantoms] for way in (eight, full))
+        ours, theirs = ([dice(segment(one.frame).mask, one.mask) for one in phantoms] for segment in (eight, full))
     assert said["truth_dice_change_all"] == pytest.approx(np.mean(ours) - np.mean(theirs))
     assert said["change_judged"] is False
     assert "that change was not held to its limit: it takes at least 8 frames" in printed.err
