@@ -362,5 +362,5 @@ def _add(known: dict[bytes, str], named: NamedFrame, option: str) -> None:
     """Note a frame by its pixels; named that is there already would flatter the figures or count twice."""
     pixels = hashlib.sha256(named.frame.tobytes()).digest()
     if pixels in known:
-        raise ArgumentError(f"{named.name} of {option} and {known[pixels]} are the same frame; take named of them away")
+        raise ArgumentError(f"{named.name} of {option} and {known[pixels]} are the same frame; remove one of them")
     known[pixels] = f"{named.name} of {option}"
