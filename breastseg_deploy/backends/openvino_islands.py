@@ -73,8 +73,8 @@ def check_bfloat16(compiled: Any, islands: Collection[str]) -> str:
     rounded = [name for name, precision in precisions.items() if name in islands and precision != "f32"]
     if rounded:
         raise BackendError(
-            f"OpenVINO computes {len(rounded)} convolutions in {precisions[rounded[0]]} that must stay in float32, the first "
-            f"is {rounded[0]}; use openvino, or the version of OpenVINO of constraints.txt"
+            f"OpenVINO computes {len(rounded)} convolutions in {precisions[rounded[0]]} that must stay in float32, the "
+            f"first is {rounded[0]}; use openvino, or the version of OpenVINO of constraints.txt"
         )
     reduced = sum(precision == "bf16" for precision in precisions.values())
     if not reduced:

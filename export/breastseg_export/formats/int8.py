@@ -359,7 +359,7 @@ def _weight(convolution: Any) -> Any:
 
 
 def _add(known: dict[bytes, str], named: NamedFrame, option: str) -> None:
-    """Note a frame by its pixels; named that is there already would flatter the figures or count twice."""
+    """Note a frame by its pixels; one that is there already would flatter the figures or count twice."""
     pixels = hashlib.sha256(named.frame.tobytes()).digest()
     if pixels in known:
         raise ArgumentError(f"{named.name} of {option} and {known[pixels]} are the same frame; remove one of them")
