@@ -164,6 +164,7 @@ class OpenVinoCpu:
             "try another version of it, or export the bundle again",
         ):
             core = ov.Core()
+            # INT8 is a network of its own; in bfloat16 it is the portable model's.
             if artefact == INT8:
                 network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
             else:
@@ -173,6 +174,7 @@ class OpenVinoCpu:
                 network = with_islands(ov, core, network, self.islands)
             precision = "bf16" if artefact == BF16 else "f32"
             self._request = compiled_request(ov, core, network, self.settings, precision)
+            # The engine decides how much computes in bfloat16; in the title, it is part of what a verdict depends on.
             if artefact == BF16:
                 self.title += f", {check_bfloat16(self._request.get_compiled_model(), self.islands)}"
 

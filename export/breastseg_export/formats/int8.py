@@ -215,6 +215,7 @@ def quantised_network(
                 raise BackendError(
                     f"NNCF {nncf.__version__} {found}; use the version of constraints.txt, or export fp32"
                 )
+            # Without the option, what stays in float32 would be stored in float16.
             ov.save_model(quantised, path.with_suffix(".xml"), compress_to_fp16=False)
             xml, content = (path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin"))
     return QuantisedNetwork(
