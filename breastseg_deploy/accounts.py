@@ -109,6 +109,7 @@ class Accounts:
 
     def submit(self, frame: Any, id: Hashable | None, acquired_at: float, now: float) -> Submission | None:  # noqa: A002
         """Accept or refuse a frame; None under "block" where there is no place yet, and then nothing was counted."""
+        # Overdue frames make room first: no fresh frame is refused for one that would be dropped all the same.
         self._drop_overdue(now)
         full = len(self._waiting) >= self.depth
         why = self._why_not(acquired_at, now) or (FULL if full and self._policy == "reject" else None)
@@ -150,7 +151,8 @@ class Accounts:
 
     def end(self, entry: Entry, outcome: Segmentation | BaseException, now: float) -> None:
         """The frame's call has ended; events keep the order in which the frames were submitted."""
-        entry.outcome, entry.frame = outcome, None
+        entry.outcome, entry.frame = outcome, None  # the frame's memory is free while its result waits
+        # Calls may end in any order; a result waits here for those of the frames before it.
         while self._computing and (first := self._computing[0]).outcome is not None:
             self._computing.popleft()
             self._report(first, first.outcome, now)
@@ -222,7 +224,7 @@ class Accounts:
         if isinstance(outcome, BaseException):
             self._failed += 1
             self._events.append(Failed(entry.id, outcome, _age(entry, now)))
-            if isinstance(outcome, ClosedError):
+            if isinstance(outcome, ClosedError):  # all that waits would fail likewise: it is reported now
                 self.finish(LOST)
                 self.drop_waiting(LOST, now)
             return

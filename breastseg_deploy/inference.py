@@ -74,7 +74,7 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Give the engine's memory back; `infer` is not called again."""
+        """Give the engine's memory back; `infer` is not called again, `close` may be."""
 
 
 @runtime_checkable

@@ -233,6 +233,7 @@ class Landscape:
                 parent[basin], basin = top, parent[basin]
             return top
 
+        # The highest pass first: a pair is judged by peaks and areas once all that is higher has been joined.
         for (one, other), neck in zip(self.pairs.tolist(), self.passes.tolist(), strict=True):
             low, high = sorted((root(one), root(other)), key=lambda basin: (heights[basin], -basin))
             peak = float(heights[low])
@@ -276,7 +277,7 @@ def _filled(pixels: NDArray[np.bool_], labels: NDArray[np.int32], largest_px: fl
     cv2 = require("cv2", "cpu")
     count, holes, table, _ = cv2.connectedComponentsWithStats((~pixels).astype(np.uint8), connectivity=4)
     small = table[:, cv2.CC_STAT_AREA] <= largest_px
-    small[[0, holes[0, 0]]] = False
+    small[[0, holes[0, 0]]] = False  # the pixels that are set, and the surroundings with the rim: neither is a hole
     flat, width = labels.ravel(), labels.shape[1]
     places = np.flatnonzero(small[holes])
     hole = holes.ravel()[places]
@@ -312,6 +313,7 @@ def _peaks(flat: NDArray[np.float32], width: int, places: NDArray[np.intp]) -> N
     index = np.zeros(flat.size, np.int32)
     index[places] = np.arange(len(places), dtype=np.int32)
     peaks = index[best]
+    # Each round doubles the step: a ridge of any length takes few rounds.
     while (peaks[peaks] != peaks).any():
         peaks = peaks[peaks]
     return peaks
@@ -336,6 +338,7 @@ def _passes(
     first, second, passes = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((-passes, second, first))
     first, second, passes = first[order], second[order], passes[order]
+    # Of several passes between the same two basins the highest counts; sorted, it is the first of its pair.
     new = np.ones(len(first), np.bool_)
     new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
     first, second, passes = first[new], second[new], passes[new]

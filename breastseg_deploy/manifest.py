@@ -70,7 +70,7 @@ class FileEntry(Part):
 
 
 class ParityLimits(Part):
-    """What an artefact had to meet against the float32 reference (README, parity).
+    """What an artefact had to meet against the float32 reference (docs/bundle.md).
 
     `dice_change` holds for both means of the change against the truth, see `Parity`.
     """

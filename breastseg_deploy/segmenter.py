@@ -112,8 +112,7 @@ class Segmenter:
 
         Raises:
             ArgumentError: a public key that is none, or none where a signature is required, or one for a bundle that is
-                open already; "fastest" without
-                `max_dice_loss`, or the other way round.
+                open already; "fastest" without `max_dice_loss`, or the other way round.
             BundleError: the bundle is missing, incomplete or altered, was not signed by the public key's owner, or
                 holds no gate.
             BackendError: there is no such backend, it cannot load the bundle, or `strict` refuses.
@@ -229,6 +228,7 @@ class Segmenter:
         self, frames: Any, bit_depth: int | None, full_scale: float | None, probability: bool, *, is_batch: bool
     ) -> list[Segmentation]:
         started = time.perf_counter()
+        # A frame on the GPU is checked there: copying it down to look at it would undo what it was put there for.
         if lies_on_gpu(frames):
             engine = self._engine_for_device_frames(frames, full_scale)
             checked = time.perf_counter()
@@ -264,6 +264,7 @@ class Segmenter:
 
     def _checked(self, inference: Inference, count: int) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """Masks (N, H, W), and the probabilities where they were computed."""
+        # A backend that makes the mask itself has held its logits to finite values: no probability is left to check.
         if inference.mask is not None and inference.probability is None:
             return inference.mask, None
         probability = inference.checked((count, *self.manifest.frame.size_px), self.backend)

@@ -65,6 +65,7 @@ def run_goldens(bundle: Bundle, artefact: str, run: Run, batch: int, engine: str
     """
     goldens, least_dice = bundle.goldens(), _least_dice(bundle.manifest, artefact)
     results: dict[str, GoldenResult] = {}
+    # The batch size is what is being proved: the last run is filled up with the first goldens, never made smaller.
     count = -(-len(goldens) // batch) * batch
     for start in range(0, count, batch):
         chosen = [goldens[number % len(goldens)] for number in range(start, start + batch)]

@@ -114,6 +114,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         """
         self._check_process()
         acquired_at = self._clock() if acquired_at is None else acquired_at
+        # Copied before the lock is taken: a large frame must not hold up those who take events.
         kept = frame.copy() if isinstance(frame, np.ndarray) else frame
         # A callback that waits for a place waits for itself.
         patience_s = 0.0 if threading.current_thread() in self._threads else self._patience_s
@@ -217,8 +218,11 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             self._wake()
             if not ours:  # a callback would wait for its own end
                 self._changed.wait_for(self._is_worked_off, timeout_s)
+            # Under the same lock as the wait: no worker can start a frame between the last look and this.
             self._accounts.drop_waiting(CLOSED, self._clock())
             self._wake()
+        # Outside the lock, which the threads need for their own end. They share the last half second: many stuck calls
+        # take no longer than one.
         for thread in self._threads:
             if not ours:
                 thread.join(max(last - time.monotonic(), _LAST_STEPS_S / len(self._threads)))
@@ -239,6 +243,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         with self._changed:
             self._changed.wait_for(lambda: self._accounts.unread or self._accounts.ended, timeout_s)
             event = self._accounts.take(self._clock())
+            # An event that was taken makes room, which a blocked producer waits for.
             if event is not None:
                 self._wake()
             return event
@@ -256,6 +261,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             while True:
                 unread = self._accounts.unread
                 entry = self._accounts.start(self._clock())
+                # `start` may drop overdue frames: their events wake a consumer although nothing is computed.
                 if entry is not None or self._accounts.unread != unread:
                     self._wake()
                 if entry is not None or self._accounts.over:
@@ -273,7 +279,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         while (event := self._take(None)) is not None:
             try:
                 callback(event)
-            except BaseException:
+            except BaseException:  # a display that is gone must not end what it only showed
                 _LOG.exception("the callback of a stream failed on frame %r; the stream goes on", event.id)
                 with self._changed:
                     self._accounts.callback_errors += 1

@@ -183,9 +183,11 @@ def _spans(side: int, grid: Grid, moved: bool) -> Iterator[Span]:
         # The halo before the core: none at the slide's border, more than asked for where the tile was moved back.
         origin = max(0, min(begin - grid.halo_px, padded - grid.tile_px))
         end = origin + grid.tile_px - grid.halo_px
+        # The first core of a moved plan is shorter, which moves every later border; tiles keep their size.
         if moved and begin == 0:
             end -= grid.half_step_px
-        if origin + grid.tile_px >= padded and not (moved and begin == 0 and padded > grid.tile_px):
+        # A tile that reaches the slide's end needs no halo there; where it is the only one, no border is moved.
+        if origin + grid.tile_px >= padded:
             end = side
         yield Span(origin, begin, min(end, side))
         begin = end

@@ -21,25 +21,35 @@ from breastseg_deploy import (
     instance_metrics,
     instances,
     latency,
+    manifest,
     metrics,
+    progress,
     selftest,
     stream,
     verify,
     watch,
 )
 from breastseg_deploy.backends import fastest
+from breastseg_deploy.cli import command, start
 from breastseg_deploy.cli import watch as watch_command
+from breastseg_deploy.cli.segment import EXIT_UNCERTIFIED
+from breastseg_deploy.engines import build, request
+from breastseg_deploy.errors import BreastsegError, MachineError, ParityError
+from breastseg_deploy.fleet import ledger
+from breastseg_deploy.gpu import pipeline
 from breastseg_deploy.instances import DEFAULTS
 from breastseg_deploy.preprocess import gabor
 from breastseg_deploy.segmenter import Segmenter
 from breastseg_deploy.slide import certificate, foreground, run
+from breastseg_deploy.slide.writers import ome_tiff, overview
 from breastseg_deploy.stream import Stream
-from breastseg_export import cells, parity, runners, samples
+from breastseg_export import cells, named_frames, parity, runners
+from breastseg_export.formats import format as candidates
 from breastseg_export.formats import gate as gate_format
 from breastseg_export.formats import int8
 from breastseg_export.formats import slide as slide_format
 from breastseg_export.precision import islands, ranges, sums
-from breastseg_train.data import augment, mask_statistics
+from breastseg_train.data import augment, import_frames, mask_statistics, sources, wide_augment
 from breastseg_train.evaluate import error_analysis, evaluation, frame_figures, prediction
 from breastseg_train.network import front, model
 from breastseg_train.paper import ablation, active_learning, loss_variants
@@ -53,6 +63,14 @@ BANK = gabor.GaborParameters()
 
 def patience(of: Any) -> Any:
     return inspect.signature(of).parameters["patience_s"].default
+
+
+def weight(cells: int, border_share: int) -> float:
+    """Sampling weight of a frame whose cells are of 100 px, or of 1 px where all of them are border."""
+    area = 1 if border_share else 100
+    return mask_statistics.MaskStatistics(
+        512 * 512, cells * area, (area,) * cells, cells * area * border_share
+    ).complexity
 
 
 def limits(of: Any) -> tuple[float, float, float]:
@@ -99,6 +117,7 @@ DECISIONS = [
     ("training: outlier, window, least, floor", (stabilise.RECENT_EPOCHS, stabilise.MIN_RECENT_EPOCHS, stabilise.MIN_SD), (10, 5, 0.002)),
     ("training: robust deviation of a median distance", stabilise.MAD_TO_SD, 1.4826),
     ("training: small structures", mask_statistics.SMALL_STRUCTURE_PX, 100),
+    ("training: weight of a frame with 25 whole cells, with 50 of nothing but border under 100 px", (weight(25, 0), weight(50, 1)), (1.5, 3.0)),
     ("training: factor of the boundary-aware loss", loss_variants.BOUNDARY_FACTOR, 3.0),
     ("training: half of the crops on a cell", augment.CELL_PATCH_SHARE, 0.5),
     ("training: labels of active learning", active_learning.LABELLED_SHARE, 0.5),
@@ -111,6 +130,10 @@ DECISIONS = [
 PROMISES = [
     ("bundle.md: float32 worst, mean, change", limits(parity.FP32_LIMITS), (0.9999, 0.9999, 0.001)),
     ("bundle.md: float16 worst, mean, change", limits(parity.FP16_LIMITS), (0.99, 0.999, 0.001)),
+    ("bundle.md: bfloat16 worst, mean, change", limits(parity.BF16_LIMITS), (0.99, 0.999, 0.001)),
+    ("bundle.md: float16 sums, hardest frames", islands.SEARCH_FRAMES, 3),
+    ("bundle.md: sets of islands that are tried on all frames", candidates.ATTEMPTS, 3),
+    ("bundle.md: schema of a manifest", manifest.SCHEMA_VERSION, 3),
     ("bundle.md: float16 sums worst, mean, change", limits(parity.FLOAT16_SUMS_LIMITS), (0.99, 0.99, 0.01)),
     ("bundle.md: float16 sums, products between two roundings", sums.PRODUCTS, 16),
     ("bundle.md: INT8 worst, mean, change", limits(parity.INT8_LIMITS), (0.97, 0.99, 0.002)),
@@ -119,7 +142,7 @@ PROMISES = [
     ("bundle.md: islands, largest share in float32", islands.LARGEST_SHARE, 0.5),
     ("bundle.md: islands, margin of a range", ranges.MARGIN, 8.0),
     ("bundle.md: frames with cells that judge a change", verify.LEAST_JUDGED, 8),
-    ("bundle.md: phantoms", samples.PHANTOM_COUNT, 10),
+    ("bundle.md: phantoms", named_frames.PHANTOM_COUNT, 10),
     ("cells.md: defaults", (DEFAULTS.neck, DEFAULTS.depth, DEFAULTS.least_area, DEFAULTS.least_piece, DEFAULTS.largest_hole, DEFAULTS.unit), (0.95, 0.4, 30, 60, 10, "px")),
     ("cells.md: probability of a distance map of its own", instances.SURE, 0.9),
     ("cells.md: largest box", instances.LARGEST_BOX_PX, 4096 * 4096),
@@ -138,6 +161,14 @@ PROMISES = [
     ("streams.md: reports that wait", accounts.MOST_REPORTS, 1000),
     ("streams.md: growth of a bucket of latencies", latency._GROWTH, 1.05),
     ("streams.md: seconds between looks, until unreadable, until a mask is tried again, between counters", (watch.POLL_S, watch.SETTLE_S, watch.RETRY_S, watch_command._EVERY_S), (0.5, 5.0, 10.0, 10.0)),
+    ("streams.md: quantiles of a latency, counters that hold it", (latency.QUANTILES, latency._BUCKETS), ((0.5, 0.95, 0.99), 500)),
+    ("fleets.md: deaths of its workers that set an input aside", ledger.DEATHS, 5),
+    ("gpu.md: batch sizes, of the pipeline and of a plan", (pipeline.MAX_BATCH, request.MAX_BATCH), (8, 8)),
+    ("gpu.md: workspace and optimisation level of a build", (request.WORKSPACE_BYTES, build._THOROUGH), (2**30, 5)),
+    ("cli.md: seconds until a step says so, between two lines", (progress.FIRST_S, progress.EVERY_S), (5.0, 10.0)),
+    ("cli.md: exit codes 1, 2, 3, 4, 130", (BreastsegError.exit_code, command.EXIT_USAGE, ParityError.exit_code, MachineError.exit_code, start.EXIT_INTERRUPTED), (1, 2, 3, 4, 130)),
+    ("training.md: proportions of the splits", tuple(import_frames.PROPORTIONS.values()), (599, 130, 100)),
+    ("training.md: scale and share of empty frames of the wide augmentation", (wide_augment.SCALE, sources.EMPTY_SHARE), ((0.5, 2.0), 0.15)),
     ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),
 ]  # fmt: skip
 
@@ -145,6 +176,8 @@ SLIDES = [
     ("share of the tiles and least number that the certificate computes", (certificate.SHARE, certificate.LEAST_TILES), (0.02, 16)),
     ("grey levels that an empty tile varies by", foreground.LARGEST_RANGE, 3),
     ("pixels of the picture: of the slide in one, least on its longest side", (foreground.LARGEST_FACTOR, foreground.LEAST_PX), (32, 1024)),
+    ("level under which an overview outlines cells, side of a tile in a file", (overview.OUTLINED_BELOW, ome_tiff.TILE_PX), (3.0, 512)),
+    ("exit code over the certificate's limit", EXIT_UNCERTIFIED, 3),
     ("pixel sizes that count as the same", run.SAME_PIXEL_SIZE, 0.01),
     ("widest window, and what the halo reaches beyond half of it", (slide_format.LARGEST_WINDOW_PX, slide_format.LARGEST_REACH_PX), (512, 128)),
     ("tile and halo for frames of 512 px", (slide_format.windows_for(512, None).grid.tile_px, slide_format.windows_for(512, None).grid.halo_px), (1536, 384)),

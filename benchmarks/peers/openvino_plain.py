@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from breastseg_deploy.backends.openvino import load_openvino
+from breastseg_deploy.backends.openvino_library import load_openvino
 from breastseg_deploy.errors import BackendError
 from peers import Segment, Setting
 from peers.opencv_front import opencv_tensor

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from breastseg_deploy.backends.openvino import load_openvino
+from breastseg_deploy.backends.openvino_library import load_openvino
 from breastseg_deploy.extras import require
 from peers.opencv_front import opencv_tensor
 from peers.plain_export import read_plain_export

@@ -134,8 +134,10 @@ class SpeedTest:
         left, best = dict(backends), dict.fromkeys(backends, math.inf)
         started = seconds()
         for number in range(1 + ROUNDS):
+            # At least one timed call of each, however slow; after that the opening may not take longer than this.
             if number > 1 and seconds() - started > BUDGET_S:
                 break
+            # In turn, one call each: a disturbance of seconds meets all of them.
             for name in list(left):
                 before = seconds()
                 try:
@@ -144,7 +146,7 @@ class SpeedTest:
                     del left[name], best[name]
                     failed(name, err)
                     continue
-                if number > 0:
+                if number > 0:  # the first call allocates and compiles
                     best[name] = min(best[name], seconds() - before)
         return best
 

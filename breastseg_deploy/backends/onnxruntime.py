@@ -60,7 +60,7 @@ class OnnxRuntimeCpu:
 
     def close(self) -> None:
         """Drop the session."""
-        del self._session
+        vars(self).pop("_session", None)  # closed twice is closed
 
 
 class OnnxRuntimeHalves:
@@ -154,7 +154,7 @@ class NetworkOnCpu:
 
     def close(self) -> None:
         """Drop the session."""
-        del self._session
+        vars(self).pop("_session", None)  # closed twice is closed
 
 
 def _open_session(bundle: Bundle, name: str) -> Any:

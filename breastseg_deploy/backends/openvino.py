@@ -6,70 +6,35 @@ other preprocessing code, so on each machine the bundle's goldens decide first w
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.artefacts import Bf16Precision, details_of
-from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
 from breastseg_deploy.backends.openvino_islands import check_bfloat16, with_islands
-from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles, open_tiles
-from breastseg_deploy.bundle import (
-    BF16,
-    GATE_DECODER,
-    GATE_ENCODER,
-    INT8,
-    INT8_NETWORK,
-    INT8_WEIGHTS,
-    MODEL,
-    PORTABLE,
-    SLIDE_NETWORK,
-    TENSOR,
-    Bundle,
+from breastseg_deploy.backends.openvino_library import (
+    NAME,
+    SETTINGS,
+    compiled_request,
+    load_openvino,
+    openvino_border,
+    openvino_title,
 )
-from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError
-from breastseg_deploy.extras import require
-from breastseg_deploy.gate import FEATURES, SCORE
+from breastseg_deploy.bundle import BF16, INT8, INT8_NETWORK, INT8_WEIGHTS, MODEL, PORTABLE, TENSOR, Bundle
+from breastseg_deploy.errors import BackendError, BundleError, MachineError
 from breastseg_deploy.inference import Inference
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.selftest import GoldenResult, cpu_verdict_key, run_goldens, self_test_once
 from breastseg_deploy.verdicts import Verdicts
 
-NAME = "openvino"
 NAME_BF16 = "openvino-bf16"
 NAME_INT8 = "openvino-int8"
-SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-"""One frame at a time by all cores; float32, since OpenVINO by itself takes bfloat16 where the processor has it; and no
-thread tied to a core, where it would wait for whatever else the scanner's computer does on that core.
-
-CPU_DENORMALS_OPTIMIZATION stays off: it changes how the caller's own thread rounds from then on."""
-
 BF16_SETTINGS = {**SETTINGS, "INFERENCE_PRECISION_HINT": "bf16"}
-
-_TELEMETRY = "openvino_telemetry"
-
-
-def load_openvino() -> Any:
-    """Import OpenVINO without its telemetry: a scanner's computer opens no connection unasked.
-
-    `import openvino` imports its conversion tools, and these report the import to Google Analytics and leave a client
-    number in ~/intel, unless somebody opted out before. Where openvino_telemetry is not to be had, OpenVINO takes a
-    stand-in of its own that does nothing; so it is hidden while OpenVINO is imported. The native libraries open no
-    connections. A program that imported OpenVINO itself before has sent its report already.
-
-    Raises:
-        MachineError: openvino is not installed.
-        BackendError: it is installed and cannot be loaded.
-    """
-    with openvino_border("cannot be loaded", "install it again"), without_telemetry():
-        return require("openvino", "openvino")
 
 
 def check_openvino(machine: Machine) -> str:
@@ -79,7 +44,7 @@ def check_openvino(machine: Machine) -> str:
         MachineError: openvino is not installed.
         BackendError: it is installed and cannot be loaded.
     """
-    return f"{_title(load_openvino())} on the CPU"
+    return f"{openvino_title(load_openvino())} on the CPU"
 
 
 def check_openvino_bf16(machine: Machine) -> str:
@@ -187,7 +152,7 @@ class OpenVinoCpu:
         settings: Mapping[str, object] | None = None,
     ) -> None:
         ov = load_openvino()
-        self.title, self.artefact = _title(ov), artefact
+        self.title, self.artefact = openvino_title(ov), artefact
         self.settings = dict((BF16_SETTINGS if artefact == BF16 else SETTINGS) if settings is None else settings)
         self.islands = _islands(bundle) if artefact == BF16 else ()
         self._size_px = bundle.manifest.frame.size_px
@@ -199,6 +164,7 @@ class OpenVinoCpu:
             "try another version of it, or export the bundle again",
         ):
             core = ov.Core()
+            # INT8 is a network of its own; in bfloat16 it is the portable model's.
             if artefact == INT8:
                 network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
             else:
@@ -208,6 +174,7 @@ class OpenVinoCpu:
                 network = with_islands(ov, core, network, self.islands)
             precision = "bf16" if artefact == BF16 else "f32"
             self._request = compiled_request(ov, core, network, self.settings, precision)
+            # The engine decides how much computes in bfloat16; in the title, it is part of what a verdict depends on.
             if artefact == BF16:
                 self.title += f", {check_bfloat16(self._request.get_compiled_model(), self.islands)}"
 
@@ -235,119 +202,6 @@ class OpenVinoCpu:
             probability[:] = answer[0, 0]  # copied before the next frame overwrites it
 
 
-class OpenVinoHalves:
-    """The halves of a gated network, compiled for one frame; see `gated.Halves`. Features are not copied between them.
-
-    Raises:
-        MachineError: openvino is not installed.
-        BackendError: a half cannot be loaded.
-        BundleError: it was altered, or the bundle holds no gate.
-    """
-
-    name = NAME
-
-    def __init__(self, bundle: Bundle) -> None:
-        bundle_gate(bundle)
-        ov = load_openvino()
-        self.title = f"{_title(ov)} {SETTINGS}"
-        requests = []
-        for file in (GATE_ENCODER, GATE_DECODER):
-            with openvino_border(
-                f"cannot load {bundle.path / file}", "try another version of it, or export the bundle again"
-            ):
-                core = ov.Core()
-                half = core.read_model(bundle.read(file))
-                half.reshape({name: [1, *shape[1:]] for name, shape in _input_shapes(half).items()})
-                requests.append(compiled_request(ov, core, half))
-        self._encoder, self._decoder = requests
-
-    def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
-        """See `gated.Halves.encode`."""
-        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
-            self._encoder.infer({TENSOR: tensor}, share_inputs=True, share_outputs=True)
-            score = float(self._encoder.get_tensor(SCORE).data[0])
-            return score, [self._encoder.get_tensor(name) for name in FEATURES]
-
-    def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
-        """See `gated.Halves.decode`."""
-        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
-            for name, feature in zip(FEATURES, features, strict=True):
-                self._decoder.set_tensor(name, feature)
-            self._decoder.infer()
-            return np.asarray(self._decoder.get_output_tensor(0).data)
-
-    def close(self) -> None:
-        """Drop both halves."""
-        vars(self).pop("_encoder", None)
-        vars(self).pop("_decoder", None)
-
-
-def open_gated_openvino(bundle: Bundle, machine: Machine) -> GatedCpu:
-    """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
-    return open_gated(OpenVinoHalves(bundle), bundle, machine)
-
-
-class OpenVinoTiles:
-    """The slide artefact, compiled for one size of tile at a time; see `tiles.TileNetwork`.
-
-    A slide has tiles of one size, so the last one alone is kept.
-
-    Raises:
-        MachineError: openvino is not installed.
-        BackendError: the network cannot be loaded.
-        BundleError: it was altered, or the bundle holds none.
-    """
-
-    name = NAME
-
-    def __init__(self, bundle: Bundle) -> None:
-        bundle_tiles(bundle)
-        self._ov = load_openvino()
-        self.title = f"{_title(self._ov)} {SETTINGS}"
-        self._request: Any = None
-        self._size_px: tuple[int, ...] = ()
-        with openvino_border(
-            f"cannot load {bundle.path / SLIDE_NETWORK}", "try another version of it, or export the bundle again"
-        ):
-            self._core = self._ov.Core()
-            self._network = self._core.read_model(bundle.read(SLIDE_NETWORK))
-
-    def infer(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `tiles.TileNetwork.infer`."""
-        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
-            if tensor.shape[2:] != self._size_px:
-                self._request = None  # the memory of the last size first
-                self._network.reshape(list(tensor.shape))
-                self._request = compiled_request(self._ov, self._core, self._network)
-                self._size_px = tensor.shape[2:]
-            answer = self._request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0]
-            return np.array(answer[0, 0], np.float32)  # copied before the next tile overwrites it
-
-    def close(self) -> None:
-        """Drop the network."""
-        self._request = self._network = None
-        self._size_px = ()
-
-
-def open_openvino_tiles(bundle: Bundle, machine: Machine) -> TileNetwork:
-    """The slide artefact by OpenVINO; see `tiles.open_tiles` for what it raises."""
-    return open_tiles(OpenVinoTiles(bundle), bundle, machine)
-
-
-def compiled_request(
-    ov: Any, core: Any, model: Any, settings: Mapping[str, object] = SETTINGS, precision: str = "f32"
-) -> Any:
-    """A request on the compiled model, which computes in that precision ("f32", "bf16") or not at all."""
-    compiled = core.compile_model(model, "CPU", dict(settings))
-    taken = compiled.get_property("INFERENCE_PRECISION_HINT")
-    if taken != getattr(ov.Type, precision):
-        raise BackendError(f"{_title(ov)} must compute in {_IN_WORDS[precision]}, it took {taken}; use onnxruntime")
-    return compiled.create_infer_request()
-
-
-_IN_WORDS = {"f32": "float32", "bf16": "bfloat16"}
-
-
 def _islands(bundle: Bundle) -> tuple[str, ...]:
     """The manifest's float32 islands beside bfloat16.
 
@@ -358,10 +212,6 @@ def _islands(bundle: Bundle) -> tuple[str, ...]:
     if not found:
         raise BundleError(f"{bundle.path} {bundle.holds_no(BF16)}; export it again with --precision fp16 or int8")
     return found[0].fp32_islands
-
-
-def _input_shapes(model: Any) -> dict[str, list[Any]]:
-    return {one.get_any_name(): list(one.get_partial_shape()) for one in model.inputs}
 
 
 def _cut_at_tensor(ov: Any, core: Any, bundle: Bundle) -> Any:
@@ -410,31 +260,3 @@ def _goldens(backend: OpenVinoCpu, bundle: Bundle) -> tuple[GoldenResult, ...]:
         return (probability >= bundle.manifest.threshold).astype(np.uint8), probability
 
     return run_goldens(bundle, backend.artefact, run, 1, f"{backend.title} behind the FFT preprocessing")
-
-
-def _title(ov: Any) -> str:
-    return f"OpenVINO {ov.__version__.partition('-')[0]}"
-
-
-@contextmanager
-def without_telemetry() -> Iterator[None]:
-    """Make OpenVINO's telemetry look as if it were not installed, for what is imported and run inside."""
-    was_there, before = _TELEMETRY in sys.modules, sys.modules.get(_TELEMETRY)
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what makes `import` raise an ImportError
-    try:
-        yield
-    finally:
-        del sys.modules[_TELEMETRY]
-        if was_there:
-            sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
-
-
-@contextmanager
-def openvino_border(what: str, remedy: str) -> Iterator[None]:
-    """The border to OpenVINO: its errors, RuntimeErrors of many lines, leave as BackendErrors of one."""
-    try:
-        yield
-    except BreastsegError:
-        raise
-    except Exception as err:
-        raise BackendError(f"OpenVINO {what}: {' '.join(str(err).split())}; {remedy}") from err

@@ -70,11 +70,11 @@ def check_bfloat16(compiled: Any, islands: Collection[str]) -> str:
         BackendError: a convolution of an island does not compute in float32, or none at all in bfloat16.
     """
     precisions = convolution_precisions(compiled)
-    lost = [name for name, precision in precisions.items() if name in islands and precision != "f32"]
-    if lost:
+    rounded = [name for name, precision in precisions.items() if name in islands and precision != "f32"]
+    if rounded:
         raise BackendError(
-            f"OpenVINO computes {len(lost)} convolutions in {precisions[lost[0]]} that must stay in float32, the first "
-            f"is {lost[0]}; use openvino, or the version of OpenVINO of constraints.txt"
+            f"OpenVINO computes {len(rounded)} convolutions in {precisions[rounded[0]]} that must stay in float32, the "
+            f"first is {rounded[0]}; use openvino, or the version of OpenVINO of constraints.txt"
         )
     reduced = sum(precision == "bf16" for precision in precisions.values())
     if not reduced:

@@ -17,12 +17,12 @@ from breastseg_deploy.backends.openvino import (
     NAME_INT8,
     check_openvino,
     check_openvino_bf16,
-    open_gated_openvino,
     open_openvino,
     open_openvino_bf16,
     open_openvino_int8,
-    open_openvino_tiles,
 )
+from breastseg_deploy.backends.openvino_gated import open_gated_openvino
+from breastseg_deploy.backends.openvino_tiles import open_openvino_tiles
 from breastseg_deploy.backends.tiles import TileNetwork
 from breastseg_deploy.bundle import BF16, FP16, INT8, PORTABLE, Bundle
 from breastseg_deploy.gpu.loading import check_onnxruntime_cuda, check_tensorrt, open_onnxruntime_cuda, open_tensorrt

@@ -30,7 +30,7 @@ class Search:
     ) -> None:
         self.bundle, self.machine, self.backends = bundle, machine, backends
         self.loss, self.strict, self.gate = loss, strict, gate
-        self._lost: dict[str, str] = {}
+        self._loss_words: dict[str, str] = {}
         self.passed_over: dict[str, str] = {}
         self.failed = False
 
@@ -60,14 +60,14 @@ class Search:
         if self.loss is None:
             return True
         try:
-            self._lost[name], allowed = self.loss.held(self.bundle, self.artefact(name), backend, name)
+            self._loss_words[name], allowed = self.loss.held(self.bundle, self.artefact(name), backend, name)
         except BreastsegError as err:
             backend.close()
             self.pass_over(name, err)
             return False
         if not allowed:
             backend.close()
-            self.passed_over[name] = self._lost[name]
+            self.passed_over[name] = self._loss_words[name]
         return allowed
 
     def ready(self, name: str) -> str | None:
@@ -109,7 +109,7 @@ class Search:
     def reason(self, name: str, why: str = "") -> str:
         """Why a backend serves, what it loses, and why others do not."""
         why = why or ("the first that works here" if self.passed_over else "preferred, and works here")
-        parts = [f"{name}: {why}"] + ([self._lost[name]] if name in self._lost else [])
+        parts = [f"{name}: {why}"] + ([self._loss_words[name]] if name in self._loss_words else [])
         if self.passed_over:
             parts.append(f"passed over: {in_words(self.passed_over)}")
         return "; ".join(parts)

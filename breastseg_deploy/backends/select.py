@@ -122,12 +122,14 @@ def _allowed_loss(name: str, max_dice_loss: float | None) -> DiceLoss | None:
 
 
 def _preferred(search: Search, clock: Clock) -> Choice:
+    # The registry's order ranks GPU backends; only those on the CPU are timed against each other.
     gpu = search.machine.gpu
     for name in [name for name, record in search.backends.items() if record.on_gpu]:
         backend = search.opened(name)
         if backend is not None:
             artefact = search.artefact(name)
             return Choice(name, search.backends[name], search.reason(name), backend, artefact, search.failed)
+    # Only now is it known that no GPU serves; the reasons of all that were tried go into the refusal.
     if search.strict:
         _refuse_the_cpu(search.bundle, gpu, search.passed_over)
     name, why, backend = _fastest_on_cpu(search, clock)
@@ -162,9 +164,10 @@ def _fastest_on_cpu(search: Search, clock: Clock) -> tuple[str, str, Backend]:
             if backend is not None:
                 faster = measured is not None and len(ranking) > 1 and name == ranking[0]
                 return name, search.reason(name, measured.words(name) if measured and faster else ""), backend
-    finally:
+    finally:  # also where the chosen one raises: each holds the memory of a network
         for slower in opened.values():
             slower.close()
+    # What failed can be mended by another version; what the machine lacks must be installed: other exit codes.
     kind = BackendError if search.failed else MachineError
     raise kind(f"no backend can serve here: {in_words(search.passed_over)}")
 

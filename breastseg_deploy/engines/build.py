@@ -78,6 +78,7 @@ def build_engine(
     target = target_capability(trt, request)
     builder = _builder(trt, request.flavour)
     network, parser = parse_network(trt, builder, network_onnx)
+    # Before the build, which takes minutes: a convolution that lost its type here will not get it back.
     histogram = checked_types(trt, network, frozenset(islands))
     say(
         f"building an engine with {title} for compute capability {request.compute_capability}, {request.precision}, "
@@ -95,6 +96,7 @@ def build_engine(
         reason = log.first_error()
     seconds = time.perf_counter() - started
     del parser  # it owned the network's weights until here
+    # An exception that crosses the builder's own code ends the process; it was kept and is raised here.
     if progress.failure is not None:
         raise progress.failure
     if memory is None:
@@ -104,6 +106,7 @@ def build_engine(
         )
     plan = bytes(memory)
     say(f"built {len(plan):,} bytes in {seconds:.1f} s: {_words(histogram)}")
+    # Types asked for are not types taken: what the builder chose is read back from the engine itself.
     found = None if request.flavour.builds_for_other_gpus else inspect_engine(trt, plan, histogram)
     if found is not None:
         say(f"convolutions of the engine: {found}")

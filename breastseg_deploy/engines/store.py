@@ -163,6 +163,7 @@ def obtain_engine(
             f"{bundle.path} holds no {NETWORK_FP16}, and engines are made of it; export it again with --precision fp16"
         )
     key = EngineKey.of_request(network.sha256, request)
+    # The bundle's engine was hashed with the bundle; the cache is trusted where its folder is this user's alone.
     shipped = _from_bundle(bundle, key, say, refused)
     if shipped is not None:
         return shipped
@@ -170,6 +171,7 @@ def obtain_engine(
     kept = _from_cache(folder, key, say, refused)
     if kept is not None:
         return kept
+    # One lock for each key: another model's build on another GPU is not waited for.
     waiting = partial(say, "another process builds this engine already; waiting for it")
     with folder.locked(f"{key.digest}.lock", waiting):
         kept = _from_cache(folder, key, lambda _: None, refused)  # another process may have been faster
@@ -249,6 +251,7 @@ def _keep(folder: PrivateFolder, key: EngineKey, built: BuiltEngine) -> Engine:
         build_seconds=built.seconds,
         built_at=_now(),
     )
+    # The old plan goes last: until the new record stands, the old one names it.
     before = _record(folder, key, lambda _: None)
     folder.write(record.plan_name, built.plan)
     folder.write(f"{key.digest}.json", record.model_dump_json(indent=2).encode())

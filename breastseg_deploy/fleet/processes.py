@@ -40,15 +40,17 @@ def work_in_processes(tasks: Sequence[Task], job: Job, folder: Path, workers: in
     try:
         with Progress("fleet", len(tasks), "inputs") as progress:
             while alive := [one for one in running if one is not None]:
+                # A death wakes at once; settled inputs stand in files, which nobody announces, hence the time limit.
                 wait([one.sentinel for one in alive], timeout=_LOOK_S)
                 settled = len(ledger.settled_names(job.key) & names)
+                # Progress forgives earlier deaths: only workers that die with nothing done in between end the fleet.
                 if settled > before:
                     progress.update(settled - before)
                     deaths, before = 0, settled
                 for number, one in enumerate(running):
                     if one is None or one.is_alive():
                         continue
-                    if one.exitcode == 0:
+                    if one.exitcode == 0:  # it found nothing left to claim
                         running[number] = None
                         continue
                     deaths += 1
@@ -59,6 +61,7 @@ def work_in_processes(tasks: Sequence[Task], job: Job, folder: Path, workers: in
                         )
                     running[number] = _start(tasks, job, folder, retries, number, workers)
     finally:
+        # All are told to end before any is waited for: their ends overlap.
         for one in running:
             if one is not None:
                 one.terminate()

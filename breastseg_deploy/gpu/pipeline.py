@@ -274,6 +274,7 @@ class GpuPipeline:
             np.copyto(slot.host_frames[:count], frames)
             answer.spend("stage", time.perf_counter() - started)
             slot.upload(count, self._upload)
+            # The compute stream waits for the copy; this thread goes on, to the next frame.
             stream.wait_event(slot.marks["upload"][1])
             frames = slot.frames[:count]
         taken_up, tensor = slot.marks["preprocess"]
@@ -291,6 +292,7 @@ class GpuPipeline:
             not_finite=slot.not_finite,
         )
         mask.record(stream)
+        # Copies back have a stream of their own: the next run may compute while this mask is under way.
         self._download.wait_event(mask)
         slot.download(count, answer.probability is not None, self._download)
 
@@ -303,6 +305,8 @@ class GpuPipeline:
         """
         slot, frames = run.slot, slice(run.start, run.start + run.count)
         slot.marks["download"][1].synchronize()
+        # The flags came down with the mask. The frame is named before the network: of a frame over its range, logits
+        # mean nothing.
         not_finite, over_range = slot.host_flags
         if dtype == np.uint16:
             check_range(int(over_range), bit_depth)

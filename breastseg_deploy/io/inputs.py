@@ -57,11 +57,11 @@ def sort_inputs(places: Iterable[Path], frame_size_px: tuple[int, int]) -> Input
     """
     frames: dict[str, FrameFile] = {}
     slides: dict[str, Path] = {}
-    taken: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for file in (file for place in places for file in _in_place(place)):
         is_frame = file.path.suffix.lower() in SUFFIXES and image_size_px(file.path) == frame_size_px
         name = file.name if is_frame else slide_name(file.path)
-        other = taken.setdefault(name, file.path)
+        other = by_name.setdefault(name, file.path)
         if other.resolve() != file.path.resolve():  # one file that was named twice is one input
             raise FrameError(f"the results of {other} and {file.path} would both be called {name}; rename one of them")
         if is_frame:

@@ -74,7 +74,7 @@ def gabor_bank(parameters: GaborParameters | None = None) -> NDArray[np.float64]
         (K, 31, 31) float64, K = wavelengths x orientations, wavelength by wavelength; the absolute values of each
         kernel sum to 1. Row index is y, column index is x, both from -15 to 15.
 
-    Source: the paper, eq. (4); kernel size and scale are ours (README, decisions).
+    Source: the paper, eq. (4); kernel size and scale are ours (docs/decisions/training.md).
     """
     p = parameters or GaborParameters()
     y, x = np.mgrid[-RADIUS_PX : RADIUS_PX + 1, -RADIUS_PX : RADIUS_PX + 1].astype(np.float64)

@@ -60,7 +60,7 @@ def find_cells(
         raise ArgumentError(f"a core has a side of at least one pixel, got {core_px}")
     in_px = parameters.in_unit("px", pixel_size_um)
     grid = Grid(raster.size_px, core_px)
-    found = _Found(raster, grid, in_px, intensity, on_too_large or _warn)
+    found = _CellsSoFar(raster, grid, in_px, intensity, on_too_large or _warn)
     over_borders = crossing(raster, grid, followed(range(grid.rows), "joining cells over borders", "rows of cores"))
     for row in followed(range(grid.rows), "finding cells", "rows of cores"):
         for column in range(grid.columns):
@@ -72,7 +72,7 @@ def find_cells(
     return found.table()
 
 
-class _Found:
+class _CellsSoFar:
     """Cells so far. Each has an *id* in the order of finding, and a number once all cells before it are known."""
 
     def __init__(
@@ -93,6 +93,7 @@ class _Found:
     def split_core(self, core: Box, over_borders: list[Box]) -> None:
         """Split the components inside a core, and those that reach over its borders and whose boxes begin in it."""
         side = self._grid.core_px
+        # Small boxes share one region with the core, read once; a box larger than a core is read on its own.
         near = [box for box in over_borders if box[2] - box[0] <= side and box[3] - box[1] <= side]
         top, left, bottom, right = core
         region = top, left, max([bottom, *(box[2] for box in near)]), max([right, *(box[3] for box in near)])
@@ -113,6 +114,7 @@ class _Found:
         found = components(mask)
         boxes = found.boxes + np.array((top, left, top, left))
         wanted = np.zeros(len(boxes), np.bool_) if core is None else ~self._grid.at_seam(core, boxes)
+        # A component at the core's border belongs to the core in which its box begins: else it would be found twice.
         known = set(whole)
         wanted |= [not one and tuple(box) in known for one, box in zip(wanted, boxes.tolist(), strict=True)]
         wanted[0] = False
@@ -130,6 +132,7 @@ class _Found:
         known, size_px = sum(map(len, self._tables)), self._grid.size_px
         self._tables.append(measure_cells(labels, probability, intensity, place=(top, left), image_px=size_px))
         inside = np.flatnonzero(labels)
+        # Labels are in reading order, so the maximum so far rises at the first pixel of each cell.
         rising = np.maximum.accumulate(labels.ravel()[inside], dtype=np.int64)
         y, x = np.divmod(inside[np.diff(rising, prepend=0) > 0], width)
         self._firsts.append((y + top) * size_px[1] + x + left)
@@ -149,6 +152,7 @@ class _Found:
         (firsts,) = self._firsts
         numbered = int(self._numbers.max(initial=0))
         self._numbers = np.concatenate([self._numbers, np.zeros(len(firsts) - len(self._numbers), np.uint32)])
+        # Cells that begin below may still be preceded by one that nobody has found yet.
         due = np.flatnonzero((self._numbers == 0) & (firsts < bottom * self._grid.size_px[1]))
         self._numbers[due[np.argsort(firsts[due])]] = np.arange(numbered + 1, numbered + 1 + len(due))
 

@@ -57,6 +57,7 @@ def choose(store: TileStore, seed: str) -> Chosen:
     moved = Plan(store.plan.size_px, store.plan.grid, moved=True)
     kinds: tuple[list[Tile], list[Tile]] = ([], [])
     for tile in moved:
+        # Skipped and computed tiles are drawn apart: few disagreements among many skipped ones would vanish in a mean.
         touched = ((one.row, one.column) for one in store.plan.touched(tile.core))
         kinds[all(place in store.skipped for place in touched)].append(tile)
     random = np.random.default_rng(int(seed[:16], 16))

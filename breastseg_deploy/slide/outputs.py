@@ -64,7 +64,7 @@ def check_write(write: Collection[str], slide: SlideSource) -> tuple[str, ...]:
 
     Raises:
         ArgumentError: one that nobody knows.
-        SlideError: one that does not belong to such a slide.
+        SlideError: one that does not belong to such a slide, or cannot refer to this one.
         MachineError: a library that one of them needs is not installed.
     """
     unknown = sorted(set(write) - WRITERS.keys())
@@ -75,6 +75,10 @@ def check_write(write: Collection[str], slide: SlideSource) -> tuple[str, ...]:
     for name in write:
         for module in _NEEDS.get(name, ()):
             require(module, "slides")
+    if "dicom-seg" in write:
+        from breastseg_deploy.slide.writers.dicom_seg import check_source
+
+        check_source(_dicom_source(slide), slide.size_px, slide.pixel_size_um)
     return tuple(name for name in WRITERS if name in write)
 
 
@@ -106,17 +110,21 @@ def _write_csv(done: Finished) -> Mapping[str, Any]:
 def _write_dicom_seg(done: Finished) -> Mapping[str, Any]:
     from breastseg_deploy.slide.writers.dicom_seg import write_dicom_seg
 
-    files = done.slide.info.files
-    source = files[0] if len(files) == 1 else files[0].parent
     faults = write_dicom_seg(
         done.folder / DICOM_SEG,
         done.store,
-        source,
+        _dicom_source(done.slide),
         pixel_size_um=done.slide.pixel_size_um,
         identity=done.identity,
         made_at=done.begun,
     )
     return {"dicom_seg": {"file": DICOM_SEG, "made_up": list(faults)}}
+
+
+def _dicom_source(slide: SlideSource) -> Path:
+    """The slide's file, or the folder of its files."""
+    files = slide.info.files
+    return files[0] if len(files) == 1 else files[0].parent
 
 
 WRITERS: Mapping[str, Write] = {

@@ -105,6 +105,8 @@ class TilePipeline:
             _pool(self._threads, "prepare") as readers,
             _pool(1, "keep") as writer,
         ):
+            # Reading ahead and writing behind are bounded by the same loop: the slowest of the three sets the pace, and
+            # no queue grows while another one waits.
             while True:
                 while len(ahead) < _AHEAD * self._threads and (tile := next(waiting, None)) is not None:
                     ahead.append((tile, readers.submit(self.tensor, tile)))
@@ -113,6 +115,7 @@ class TilePipeline:
                 tile, prepared = ahead.popleft()
                 probability = self._infer(tile, prepared.result())
                 behind.append(writer.submit(self._kept, keep, tile, probability))
+                # Asking for results is also what raises: a full disk ends the run here, not after the last tile.
                 while len(behind) > _AHEAD:
                     behind.popleft().result()
                 pixels += tile.core.area_px
@@ -126,6 +129,7 @@ class TilePipeline:
 
     def tensor(self, tile: Tile) -> NDArray[np.float32]:
         """The network's input for one tile."""
+        # Reading is timed apart, since it is the disk's; what remains of this call is preprocessing.
         reading = 0.0
 
         def read(top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:

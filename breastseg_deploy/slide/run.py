@@ -72,16 +72,18 @@ def segment_slide(slide: SlideSource, bundle: Bundle, network: TileNetwork, requ
         MachineError: a library is missing.
         BundleError: the bundle holds no slide artefact.
     """
+    # What can be refused is, before the slide is hashed, which reads every byte of it.
     tiles, write = bundle_tiles(bundle), check_write(request.write, slide)
     check_pixel_size(bundle.manifest.frame.pixel_size_um, slide)
     plan = Plan(slide.size_px, tiles.grid)
     seconds = StageSeconds()
     with seconds.of("hash"):
         provenance = _provenance(slide, bundle, network, tiles, write, request)
+    # All that the result depends on names the run: what another run left in the folder is refused.
     folder = RunFolder(request.folder, provenance)
     with folder.claimed() as finished:
         if finished is not None:
-            folder.clear()
+            folder.clear()  # an earlier call may have been killed between its result and this
             return SlideResult(request.folder, finished, "done")
         begun = folder.begin()
         started = time.perf_counter()
@@ -135,6 +137,8 @@ class _Run:
 
     def result(self, write: tuple[str, ...], begun: datetime) -> dict[str, Any]:
         """All stages, and what `result.json` says of them."""
+        # The certificate needs the masks, the cells need them whole, and writers need the cells; each stage is on disk
+        # before the next one begins, so a run that was killed goes on behind its last tile.
         rate = self._answer()
         certificate = self._certify()
         with self._seconds.of("cells"):
@@ -172,6 +176,7 @@ class _Run:
         def count(mask: NDArray[np.uint8], probability: NDArray[np.uint8]) -> int:
             return int(split_cells(mask, probability, self._parameters, self._slide.pixel_size_um).max(initial=0))
 
+        # Drawn by the slide's own hash: nobody can pick the tiles, and the same run gives the same certificate.
         chosen = choose(self._store, str(self._folder.provenance["slide"]["sha256"]))
         certificate = Certificate(self._folder.work / "certificate", self._store, chosen, self._threshold, count)
         if missing := certificate.missing():

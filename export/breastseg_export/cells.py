@@ -89,6 +89,7 @@ def choose_cells(frames: LabelledFrames, predict: Engine, threshold: float, pixe
         tried[COMPONENTS].append(instance_counts(split_cells(mask, probability, COMPONENTS), truth))
         found, in_bytes = components(mask), in_255ths(probability)
         cells = found.areas >= DEFAULTS.least_area
+        # Basins depend on the holes alone, all other parameters only join them: three maps serve the whole grid.
         basins = {hole: landscape(found, cells, in_bytes, hole) for hole in LARGEST_HOLES_PX}
         for parameters in WATERSHEDS:
             split = basins[parameters.largest_hole].cells(parameters)

@@ -18,7 +18,7 @@ from breastseg_deploy.fingerprint import fingerprint
 from breastseg_deploy.manifest import FrameContract, GaborBank, Manifest, Normalisation
 from breastseg_deploy.preprocess.gabor import bank_sha256
 from breastseg_export.cells import cells_section
-from breastseg_export.formats.format import Done, Work
+from breastseg_export.formats.format import PassedArtefact, Work
 from breastseg_export.graph import OPSET
 from breastseg_export.parity import ParityRun
 from breastseg_export.report import report_html
@@ -61,13 +61,13 @@ class Description:
     work: Work
     run: ParityRun
     frame: FrameContract
-    artefacts: list[Done]
+    artefacts: list[PassedArtefact]
     cells: CellChoice | None = None
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Name and content of each artefact's files, one in memory at a time."""
         for artefact in self.artefacts:
-            for name, content in artefact.made.files.items():
+            for name, content in artefact.candidate.files.items():
                 yield name, content()
 
     def goldens(self) -> list[Golden]:
@@ -88,13 +88,13 @@ class Description:
             ("frame", f"{settings.size_px} x {settings.size_px}, uint8 RGB"),
             ("precision", settings.precision),
             ("threshold", str(checkpoint.threshold)),
-            *(fact for artefact in self.artefacts for fact in artefact.told.facts),
+            *(fact for artefact in self.artefacts for fact in artefact.notes.facts),
             ("cells", NOT_CHOSEN if self.cells is None else f"parameters chosen on {self.cells.chosen_on}"),
             *self._versions().items(),
         ]
-        sections = [artefact.told.section for artefact in self.artefacts if artefact.told.section]
+        sections = [artefact.notes.section for artefact in self.artefacts if artefact.notes.section]
         sections += [] if self.cells is None else [cells_section(self.cells)]
-        description = self.work.samples.description
+        description = self.work.frames.description
         return report_html(architecture.encoder, self.run, description, rows, checkpoint.threshold, sections)
 
     def sbom(self, folder: Path) -> bytes:
@@ -103,8 +103,10 @@ class Description:
         Raises:
             BundleError: one of their files cannot be read.
         """
-        files = {name: file_entry(folder / name).sha256 for artefact in self.artefacts for name in artefact.made.files}
-        packages = {package for artefact in self.artefacts for package in artefact.told.packages}
+        files = {
+            name: file_entry(folder / name).sha256 for artefact in self.artefacts for name in artefact.candidate.files
+        }
+        packages = {package for artefact in self.artefacts for package in artefact.notes.packages}
         return sbom_json(self._name, self.work.settings.built_at, files, packages)
 
     def manifest(self, folder: Path) -> Manifest:
@@ -128,7 +130,7 @@ class Description:
             precision=settings.precision,
             opset=OPSET,
             artefacts=tuple(artefact.entry(self.run) for artefact in self.artefacts),
-            parity_frames=self.work.samples.description,
+            parity_frames=self.work.frames.description,
             goldens=tuple(golden.name for golden in self.goldens()),
             files={path.relative_to(folder).as_posix(): file_entry(path) for path in written},
             built_with=self._versions(),
@@ -138,7 +140,7 @@ class Description:
             training=dict(details),
             cells=self.cells,
             # Phantoms look like no scanner: a fingerprint of theirs would call every real frame a drift.
-            drift=None if self.work.samples.are_phantoms else fingerprint(self.run.measured),
+            drift=None if self.work.frames.are_phantoms else fingerprint(self.run.measured),
         )
 
     @property
@@ -146,5 +148,5 @@ class Description:
         return str(self.work.checkpoint.details.get("name", Path(self.work.settings.checkpoint).stem))
 
     def _versions(self) -> dict[str, str]:
-        packages = [*_PACKAGES, *(package for artefact in self.artefacts for package in artefact.told.packages)]
+        packages = [*_PACKAGES, *(package for artefact in self.artefacts for package in artefact.notes.packages)]
         return {"python": platform.python_version(), **{package: version(package) for package in packages}}

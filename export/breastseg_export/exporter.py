@@ -24,11 +24,11 @@ from breastseg_export import runners
 from breastseg_export.cells import LabelledFrames, choose_cells
 from breastseg_export.description import Description, frame_contract
 from breastseg_export.formats import formats_for
-from breastseg_export.formats.format import Done, Made, Told, Work
+from breastseg_export.formats.format import ArtefactNotes, Candidate, PassedArtefact, Work
 from breastseg_export.graph import export_network
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import ParityRun, check, compare, failures
 from breastseg_export.report import write_pictures
-from breastseg_export.samples import Samples
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint
 
@@ -54,31 +54,34 @@ def export_bundle(
         OutputError: the bundle cannot be written.
         ParityError: an artefact misses a limit; the worst frames lie beside `output`, in a folder named in the message.
     """
+    # The cheap checks come first: a wrong word on the command line ends in seconds.
     _check(settings)
     checkpoint = load_checkpoint(settings.checkpoint)
     _check_architecture(settings.checkpoint, checkpoint)
     machine = machine or Machine()
     formats = formats_for(settings, checkpoint, machine)
     frame = frame_contract(settings, checkpoint)
-    samples = Samples(settings.frames, frame.size_px, settings.bit_depth)
-    samples.check()
+    frames = NamedFrames(settings.frames, frame.size_px, settings.bit_depth)
+    frames.check()
     labelled = LabelledFrames(settings.cells, frame.size_px) if settings.cells else None
+    # Tracing and parity take long: a format that cannot be made ends the export before them.
     for one in formats:
-        one.check(samples)
-    runners.check_edge_channel(samples[0].frame, checkpoint.model.architecture.gabor)
+        one.check(frames)
+    runners.check_edge_channel(frames[0].frame, checkpoint.model.architecture.gabor)
     # The folder is made before the long work: a place that cannot be written is found now and not at the end.
     with folder_written_whole(settings.output, force=settings.force) as folder:
         say(f"tracing {checkpoint.model.architecture.encoder} at {settings.size_px} x {settings.size_px}")
         with Progress("tracing"):
             network = export_network(checkpoint.model, frame.size_px)
-        work = Work(settings, checkpoint, samples, network, machine, say)
-        made, run = _measured(work, [one.make(work) for one in formats if not one.after_parity])
-        description = Description(work, run, frame, [Done(one, one.tell(run)) for one in made])
-        work = replace(work, done={one.made.role: one for one in description.artefacts})
+        work = Work(settings, checkpoint, frames, network, machine, say)
+        candidates, run = _measured(work, [one.make(work) for one in formats if not one.after_parity])
+        description = Description(work, run, frame, [PassedArtefact(one, one.notes(run)) for one in candidates])
+        # Engines are built of the float16 network that has passed, never of an attempt that parity refused.
+        work = replace(work, passed={one.candidate.role: one for one in description.artefacts})
         for one in formats:
             if one.after_parity:
                 late = one.make(work)
-                description.artefacts.append(Done(late, late.tell(run)))
+                description.artefacts.append(PassedArtefact(late, late.notes(run)))
         if labelled is not None:
             say(f"choosing how masks become cells on {labelled.description}")
             predict = runners.reference(checkpoint.model)
@@ -93,6 +96,7 @@ def export_bundle(
             write_whole(folder / golden.name, golden_bytes(golden))
         write_whole(folder / REPORT, description.report().encode())
         write_whole(folder / SBOM, description.sbom(folder))
+        # The manifest comes last: it states size and hash of all that was written before it.
         manifest = description.manifest(folder)
         write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
@@ -119,65 +123,66 @@ def _check_architecture(name: str, checkpoint: Checkpoint) -> None:
         )
 
 
-def _measured(work: Work, made: list[Made]) -> tuple[list[Made], ParityRun]:
+def _measured(work: Work, candidates: list[Candidate]) -> tuple[list[Candidate], ParityRun]:
     """Parity of all artefacts; where only such miss it that have another attempt, these are made and all run again.
 
     Raises:
         ParityError: a limit is missed.
     """
     while True:
-        compared = [one for artefact in made for one in artefact.compared]
-        work.say(f"measuring parity on {work.samples.description}")
-        with Progress("parity", len(work.samples), "frames") as progress:
+        compared = [one for candidate in candidates for one in candidate.compared]
+        work.say(f"measuring parity on {work.frames.description}")
+        with Progress("parity", len(work.frames), "frames") as progress:
             reference = runners.reference(work.checkpoint.model)
-            run = compare(reference, compared, work.samples, work.checkpoint.threshold, progress.update)
-        larger = _larger(made, run)
+            run = compare(reference, compared, work.frames, work.checkpoint.threshold, progress.update)
+        # All run again, not the new ones alone, so that one ParityRun speaks of one set of artefacts.
+        larger = _larger(candidates, run)
         if larger is None:
-            return made, run if not failures(run.summaries) else _reject(work, made, run)
-        made = larger
+            return candidates, run if not failures(run.summaries) else _reject(work, candidates, run)
+        candidates = larger
 
 
-def _larger(made: Sequence[Made], run: ParityRun) -> list[Made] | None:
+def _larger(candidates: Sequence[Candidate], run: ParityRun) -> list[Candidate] | None:
     """The artefacts with another attempt in the place of each that missed a limit; None where that is no way out."""
     failing = {title for title, parity in run.summaries.items() if failures({title: parity})}
     if not failing:
         return None
-    again: list[Made] = []
-    for artefact in made:
-        one = artefact.larger() if failing & {compared.title for compared in artefact.compared} else artefact
-        if one is None:
+    again: list[Candidate] = []
+    for candidate in candidates:
+        one = candidate.larger() if failing & {compared.title for compared in candidate.compared} else candidate
+        if one is None:  # the others' next attempts cannot help an artefact that has none
             return None
         again.append(one)
     return again
 
 
-def _reject(work: Work, made: Sequence[Made], run: ParityRun) -> NoReturn:
+def _reject(work: Work, candidates: Sequence[Candidate], run: ParityRun) -> NoReturn:
     """Keep the worst frames and the report in a new folder beside the output, and end the export."""
     place = work.settings.output.absolute()
     numbers = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
     rejected = next(p for p in (place.with_name(f"{place.name}.rejected{n}") for n in numbers) if not p.exists())
     frame = frame_contract(work.settings, work.checkpoint)
-    description = Description(work, run, frame, [Done(one, _told(one, run)) for one in made])
+    description = Description(work, run, frame, [PassedArtefact(one, _notes(one, run)) for one in candidates])
     with folder_written_whole(rejected, force=False) as folder:
         write_pictures(run, folder, work.checkpoint.threshold)
         write_whole(folder / REPORT, description.report().encode())
     try:
         check(run.summaries)
     except ParityError as err:
-        advice = "".join(f"; {one}" for one in _advice(made, run))
+        advice = "".join(f"; {one}" for one in _advice(candidates, run))
         raise ParityError(f"{err}; no bundle was written, the worst frames are in {rejected}{advice}") from err
     raise AssertionError("an export is rejected for a limit alone")
 
 
-def _advice(made: Sequence[Made], run: ParityRun) -> list[str]:
+def _advice(candidates: Sequence[Candidate], run: ParityRun) -> list[str]:
     """What to do, where each artefact that misses a limit says so."""
-    missing = [one for one in made if failures({way.title: run.summaries[way.title] for way in one.compared})]
+    missing = [one for one in candidates if failures({each.title: run.summaries[each.title] for each in one.compared})]
     return [one.advice for one in missing] if all(one.advice for one in missing) else []
 
 
-def _told(made: Made, run: ParityRun) -> Told:
+def _notes(candidate: Candidate, run: ParityRun) -> ArtefactNotes:
     """What a format says of an artefact that is rejected; nothing where it finds yet another reason to."""
     try:
-        return made.tell(run)
+        return candidate.notes(run)
     except ParityError:
-        return Told()
+        return ArtefactNotes()

@@ -12,8 +12,8 @@ from breastseg_deploy.errors import ParityError
 from breastseg_deploy.fingerprint import Measures, measure
 from breastseg_deploy.manifest import Parity, ParityLimits
 from breastseg_deploy.metrics import dice, flipped_ppm, surface_dice
+from breastseg_export.named_frames import NamedFrame, NamedFrames
 from breastseg_export.runners import Engine, Probability
-from breastseg_export.samples import Sample, Samples
 
 FP32_LIMITS = ParityLimits(worst_dice=0.9999, mean_dice=0.9999, dice_change=0.001)
 FP16_LIMITS = ParityLimits(worst_dice=0.99, mean_dice=0.999, dice_change=0.001)
@@ -95,7 +95,7 @@ class ParityRun:
     """Everything one run of the comparison found.
 
     Attributes:
-        figures: by artefact, one entry per frame that it ran on, in the order of the samples.
+        figures: by artefact, one entry per frame that it ran on, in the order of the frames.
         pictures: by artefact, its worst frames, the worst first.
         goldens: frames with the reference's answer, some with cells and some without.
         summaries: by artefact, what goes into the manifest.
@@ -117,16 +117,16 @@ class ParityRun:
 def compare(
     reference: Engine,
     artefacts: Sequence[Compared],
-    samples: Samples,
+    frames: NamedFrames,
     threshold: float,
     on_frame: Callable[[], object] = lambda: None,
 ) -> ParityRun:
-    """Run reference and artefacts over all samples; one frame is in memory at a time, besides the pictures kept.
+    """Run reference and artefacts over all frames; one frame is in memory at a time, besides the pictures kept.
 
     Args:
         reference: the float32 PyTorch path.
         artefacts: what to hold against it.
-        samples: the frames.
+        frames: to compare on.
         threshold: of the masks.
         on_frame: called after each frame, for a progress bar.
 
@@ -134,22 +134,24 @@ def compare(
         ParityError: the reference's own answer is not finite, so nothing can be held to it.
     """
     run = ParityRun(figures={a.title: [] for a in artefacts}, pictures={a.title: [] for a in artefacts})
-    for sample in samples:
-        expected = reference(sample.frame)
+    for one in frames:
+        expected = reference(one.frame)
         if not np.isfinite(expected).all():
             raise ParityError(
-                f"the float32 reference itself gives NaN on {sample.name}; no bundle was written: "
+                f"the float32 reference itself gives NaN on {one.name}; no bundle was written: "
                 "export a checkpoint of a training that converged"
             )
-        run.measured.append(measure(sample.frame, (expected >= threshold).astype(np.uint8), expected))
-        _keep_golden(run.goldens, sample, expected, threshold)
+        # The reference's masks, not an artefact's: later drift is judged against what the model itself found.
+        run.measured.append(measure(one.frame, (expected >= threshold).astype(np.uint8), expected))
+        _keep_golden(run.goldens, one, expected, threshold)
         for artefact in artefacts:
-            if artefact.frames is not None and sample.name not in artefact.frames:
+            if artefact.frames is not None and one.name not in artefact.frames:
                 continue
-            found = artefact.run(sample.frame)
-            figures = frame_parity(sample, expected, found, threshold)
+            found = artefact.run(one.frame)
+            figures = frame_parity(one, expected, found, threshold)
             run.figures[artefact.title].append(figures)
-            kept = [*run.pictures[artefact.title], Picture(figures, sample.frame, expected, found)]
+            # Only the worst are kept at any time: frames and probabilities of all would fill the memory.
+            kept = [*run.pictures[artefact.title], Picture(figures, one.frame, expected, found)]
             run.pictures[artefact.title] = sorted(kept, key=_distance, reverse=True)[:_PICTURES]
         on_frame()
     run.summaries = {a.title: summary(a.engine, a.limits, run.figures[a.title]) for a in artefacts}
@@ -173,7 +175,7 @@ def failures(summaries: Mapping[str, Parity]) -> list[str]:
             ("mean Dice", parity.mean_dice, parity.limits.mean_dice),
             ("mean Dice of frames with cells", parity.mean_dice_with_cells, parity.limits.mean_dice),
         ):
-            if figure is not None and not figure >= limit:
+            if figure is not None and not figure >= limit:  # `not >=` refuses NaN, which `<` would let pass
                 missed.append(f"{title}: {what} {figure:.6f} is under {limit}")
         for frames, change in (
             ("", parity.dice_change),
@@ -203,22 +205,22 @@ def check(summaries: Mapping[str, Parity]) -> None:
         raise ParityError("; ".join(missed))
 
 
-def frame_parity(sample: Sample, expected: Probability, found: Probability, threshold: float) -> FrameParity:
+def frame_parity(named: NamedFrame, expected: Probability, found: Probability, threshold: float) -> FrameParity:
     """What one frame says of an artefact. An answer that is not finite has Dice 0."""
     reference_mask, mask = expected >= threshold, found >= threshold
     change = None
-    if sample.truth is not None:
-        change = dice(mask, sample.truth) - dice(reference_mask, sample.truth)
+    if named.truth is not None:
+        change = dice(mask, named.truth) - dice(reference_mask, named.truth)
     finite = bool(np.isfinite(found).all())
     return FrameParity(
-        name=sample.name,
+        name=named.name,
         with_cells=bool(reference_mask.any()),
         dice=dice(mask, reference_mask) if finite else 0.0,
         flipped_ppm=flipped_ppm(mask, reference_mask),
         surface_dice=surface_dice(mask, reference_mask),
         probability_error=float(np.abs(found - expected).max()) if finite else float("inf"),
         dice_change=change,
-        truth_with_cells=sample.truth is not None and bool(sample.truth.any()),
+        truth_with_cells=named.truth is not None and bool(named.truth.any()),
     )
 
 
@@ -251,8 +253,9 @@ def _mean(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _keep_golden(goldens: list[ReferenceAnswer], sample: Sample, expected: Probability, threshold: float) -> None:
+def _keep_golden(goldens: list[ReferenceAnswer], named: NamedFrame, expected: Probability, threshold: float) -> None:
     mask = (expected >= threshold).astype(np.uint8)
+    # A network that finds nothing at all passes every empty golden, and one that finds cells everywhere fails there.
     room = _GOLDENS_WITH_CELLS if mask.any() else _GOLDENS_EMPTY
     if sum(bool(golden.mask.any()) == bool(mask.any()) for golden in goldens) < room:
-        goldens.append(ReferenceAnswer(sample.name, sample.frame, expected, mask))
+        goldens.append(ReferenceAnswer(named.name, named.frame, expected, mask))

@@ -14,6 +14,7 @@ import pytest
 from cuda_cpu import compiled, fake_cupy
 from host_network import Float16Network, HostNetwork
 
+from breastseg_deploy import Segmenter
 from breastseg_deploy.bundle import NETWORK_FP16, Bundle
 
 
@@ -32,6 +33,12 @@ def cupy_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 @pytest.fixture(scope="session")
 def bundle(demo_bundle: Path) -> Bundle:
     return Bundle.open(demo_bundle)
+
+
+@pytest.fixture(scope="module")
+def segment(demo_bundle: Path) -> Iterator[Segmenter]:
+    with Segmenter.open(demo_bundle, "onnxruntime") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

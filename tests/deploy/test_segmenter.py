@@ -1,39 +1,24 @@
-"""The runtime as scanner software meets it: answers, refusals, threads, and engines that cannot be trusted."""
+"""The runtime as scanner software meets it: answers and refusals."""
 
 from __future__ import annotations
 
 import logging
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
-from surgery import alter_golden, edit_manifest, put_constant_model, put_sealed
+from segmented import COLOUR, FRAME, SIDE
+from surgery import edit_manifest, put_constant_model
 
-from breastseg_deploy import ArgumentError, BackendError, BundleError, FrameError, ParityError, Segmenter
+from breastseg_deploy import ArgumentError, FrameError, Segmenter
 from breastseg_deploy.backends.registry import BACKENDS
-from breastseg_deploy.backends.select import Choice
 from breastseg_deploy.bundle import MODEL, PORTABLE, Bundle
-from breastseg_deploy.inference import Inference
 from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.phantom import phantom_frame
-
-SIDE = 128
-FRAME = phantom_frame(0, (SIDE, SIDE)).frame
-COLOUR = np.dstack([FRAME, FRAME // 2, FRAME // 3])
-
-
-@pytest.fixture(scope="module")
-def segment(demo_bundle: Path) -> Iterator[Segmenter]:
-    with Segmenter.open(demo_bundle, "onnxruntime") as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("frame", [FRAME, COLOUR], ids=["grey", "colour"])
@@ -156,118 +141,6 @@ def test_backend_of_its_own_choice_is_one_that_exists_and_serves(demo_bundle: Pa
         assert segment(FRAME).mask.shape == (SIDE, SIDE)
 
 
-def test_self_test_passes_on_every_golden(segment: Segmenter) -> None:
-    results = segment.self_test()
-    assert [result.name for result in results] == list(segment.manifest.goldens)
-    assert all(result.dice >= 0.9999 and result.largest_probability_error < 1e-3 for result in results)
-
-
-def test_self_test_fails_where_the_reference_says_otherwise(bundle_copy: Path) -> None:
-    bundle = Bundle.open(bundle_copy)
-    opposite = np.asarray(1 - bundle.goldens()[0].probability, np.float32)
-    name = alter_golden(
-        bundle_copy, probability=opposite, mask=(opposite >= bundle.manifest.threshold).astype(np.uint8)
-    )
-    with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(ParityError) as failure:
-        segment.self_test()
-    assert f"golden {name} has Dice 0." in str(failure.value)
-    limit = bundle.manifest.limits_of(PORTABLE).worst_dice
-    assert f"the limit is {limit}; do not use its portable artefact on this machine" in str(failure.value)
-
-
-def test_self_test_fails_where_the_golden_frame_was_exchanged(bundle_copy: Path) -> None:
-    alter_golden(bundle_copy, frame=np.zeros((SIDE, SIDE, 3), np.uint8))
-    with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(ParityError, match="has Dice"):
-        segment.self_test()
-
-
-def test_self_test_fails_where_the_model_was_exchanged(bundle_copy: Path) -> None:
-    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.0)
-    with (
-        Segmenter.open(bundle_copy, "onnxruntime") as segment,
-        pytest.raises(ParityError, match=r"has Dice 0.000000"),
-    ):
-        segment.self_test()
-
-
-def test_self_test_without_a_limit_is_refused(bundle_copy: Path) -> None:
-    edit_manifest(bundle_copy, lambda raw: raw["artefacts"][0].update(limits=None))
-    with (
-        Segmenter.open(bundle_copy, "onnxruntime") as segment,
-        pytest.raises(BundleError, match="holds no parity of the artefact 'portable'"),
-    ):
-        segment.self_test()
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 1.5])
-def test_answers_that_are_no_probabilities_are_refused(bundle_copy: Path, value: float) -> None:
-    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], value)
-    with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(BackendError) as failure:
-        segment(FRAME)
-    assert f"must give float32 (1, 128, 128) in [0, 1], got values from {value}" in str(failure.value)
-    assert "no mask is returned: run `breastseg verify`" in str(failure.value)
-
-
-def test_one_nan_among_good_values_is_refused(bundle_copy: Path) -> None:
-    values = np.full((1, 1, SIDE, SIDE), 0.5, np.float32)
-    values[0, 0, 17, 93] = np.nan
-    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], values)
-    with (
-        Segmenter.open(bundle_copy, "onnxruntime") as segment,
-        pytest.raises(BackendError, match="no mask is returned"),
-    ):
-        segment(FRAME)
-
-
-@pytest.mark.parametrize(
-    "shape", [["N", 2, SIDE, SIDE], ["N", 1, SIDE, SIDE // 2], ["N", SIDE, SIDE], [3, 1, SIDE, SIDE], ["N"]], ids=str
-)
-def test_answers_of_another_shape_are_refused(bundle_copy: Path, shape: list[Any]) -> None:
-    put_constant_model(bundle_copy, shape, 0.5)
-    with Segmenter.open(bundle_copy, "onnxruntime") as segment, pytest.raises(BackendError) as failure:
-        segment(FRAME)
-    assert "must answer with (N, 1, H, W) = (1, 1, 128, 128), got (" in str(failure.value)
-
-
-@pytest.mark.parametrize("element", [TensorProto.DOUBLE, TensorProto.FLOAT16])
-def test_answers_of_another_dtype_are_refused(bundle_copy: Path, element: int) -> None:
-    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.5, element)
-    with (
-        Segmenter.open(bundle_copy, "onnxruntime") as segment,
-        pytest.raises(BackendError, match=r"must give float32 .* got float(64|16)"),
-    ):
-        segment(FRAME)
-
-
-@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x09\x12"], ids=["empty", "text", "cut"])
-def test_model_that_cannot_be_loaded_is_refused_in_one_line(bundle_copy: Path, content: bytes) -> None:
-    put_sealed(bundle_copy, MODEL, content)
-    with pytest.raises(
-        BackendError, match=r"cannot load .*model.onnx: .*; use the version named under built_with"
-    ) as failure:
-        Segmenter.open(bundle_copy, "onnxruntime")
-    assert "\n" not in str(failure.value)
-
-
-def test_damaged_model_is_tried_no_second_time(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """ONNX Runtime's own fallback says on stdout that it retries on the CPU, which had just refused."""
-    put_constant_model(bundle_copy, ["N", 1, SIDE, SIDE], 0.5)
-    put_sealed(bundle_copy, MODEL, (bundle_copy / MODEL).read_bytes().replace(b"Expand", b"\xd7xpand"))
-    with pytest.raises(BackendError, match=r"cannot load .*model.onnx: "):
-        Segmenter.open(bundle_copy, "onnxruntime")
-    assert capsys.readouterr().out == ""
-
-
-def test_threads_sharing_one_segmenter_get_the_serial_answers(segment: Segmenter) -> None:
-    frames = [phantom_frame(n, (SIDE, SIDE)).frame for n in range(6)]
-    serial = [segment(frame) for frame in frames]
-    with ThreadPoolExecutor(6) as pool:
-        shared = list(pool.map(segment, frames * 4))
-    for found, expected in zip(shared, serial * 4, strict=True):
-        np.testing.assert_array_equal(found.probability, expected.probability)
-        np.testing.assert_array_equal(found.mask, expected.mask)
-
-
 def test_answers_are_the_callers_own(segment: Segmenter) -> None:
     first = segment(FRAME)
     kept = first.probability.copy()
@@ -279,85 +152,6 @@ def test_frame_is_left_alone(segment: Segmenter) -> None:
     frame = COLOUR.copy()
     segment(frame)
     np.testing.assert_array_equal(frame, COLOUR)
-
-
-def test_calls_and_self_test_after_close_are_refused(demo_bundle: Path) -> None:
-    segment = Segmenter.open(demo_bundle, "onnxruntime")
-    segment.close()
-    segment.close()
-    for call in (lambda: segment(FRAME), segment.self_test):
-        with pytest.raises(BackendError, match=r"is closed; open the bundle again with Segmenter.open"):
-            call()
-
-
-def test_close_waits_for_running_calls_and_refuses_later_ones(demo_bundle: Path) -> None:
-    segment = Segmenter.open(demo_bundle, "onnxruntime")
-    expected = segment(FRAME).probability
-    outcomes: list[object] = []
-    started = threading.Barrier(5)
-
-    def work() -> None:
-        started.wait()
-        try:
-            while True:
-                outcomes.append(np.array_equal(segment(FRAME).probability, expected))
-        except BackendError as err:
-            outcomes.append(str(err))
-
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    started.wait()
-    while len(outcomes) < 4:
-        threading.Event().wait(0.01)
-    segment.close()
-    for worker in workers:
-        worker.join()
-    refusals = [outcome for outcome in outcomes if outcome is not True]
-    assert refusals == ["this Segmenter is closed; open the bundle again with Segmenter.open"] * 4
-
-
-class SlowEngine:
-    """Stays in `infer` until it is let go, and notes what happens in which order."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.entered, self.let_go = threading.Event(), threading.Event()
-
-    def infer(self, rgb: NDArray[np.uint8], *, probability: bool = True) -> Inference:
-        self.entered.set()
-        assert self.let_go.wait(20)
-        self.events.append("inferred")
-        return Inference(np.full(rgb.shape[:3], 0.5, np.float32), {})
-
-    def close(self) -> None:
-        self.events.append("closed")
-
-
-def test_engine_is_given_back_only_after_the_last_call_has_left_it(demo_bundle: Path) -> None:
-    engine = SlowEngine()
-    segment = Segmenter(
-        Bundle.open(demo_bundle), Choice("slow", BACKENDS["onnxruntime"], "for this test", engine, PORTABLE)
-    )
-    with ThreadPoolExecutor(2) as pool:
-        call = pool.submit(segment, FRAME)
-        assert engine.entered.wait(20)
-        closing = pool.submit(segment.close)
-        while not closing.running():
-            threading.Event().wait(0.01)
-        with pytest.raises(TimeoutError):
-            closing.result(timeout=0.2)
-        engine.let_go.set()
-        assert call.result(20).backend == "slow"
-        closing.result(20)
-    assert engine.events == ["inferred", "closed"]
-
-
-def test_block_closes_the_segmenter_also_after_an_error(demo_bundle: Path) -> None:
-    with pytest.raises(FrameError), Segmenter.open(demo_bundle, "onnxruntime") as segment:
-        segment(np.zeros((3, 3), np.uint8))
-    with pytest.raises(BackendError, match="is closed"):
-        segment(FRAME)
 
 
 def test_segmenter_stays_usable_after_a_refused_frame(segment: Segmenter) -> None:

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.artefacts import HalfPrecision, IslandTrial
 from breastseg_deploy.errors import ParityError
+from breastseg_export.named_frames import NamedFrame, NamedFrames
 from breastseg_export.parity import FP16_LIMITS, FP32_LIMITS, Compared, ParityRun, check, compare, failures, stricter
 from breastseg_export.precision.ranges import SAFE_MAGNITUDE
 from breastseg_export.precision.sums import PRODUCTS
 from breastseg_export.report import difference, rendered, report_html, write_pictures
 from breastseg_export.runners import Engine
-from breastseg_export.samples import Sample, Samples
 
 SIZE = (64, 64)
 
 
-class Discs(Samples):
+class Discs(NamedFrames):
     """Frames with a bright square of known size; numbers 1 and 4 are empty."""
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class Discs(Samples):
     def __len__(self) -> int:
         return len(self._sides)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[NamedFrame]:
         for number, side in enumerate(self._sides):
             truth = np.zeros(SIZE, np.uint8)
             truth[:side, :side] = 1
-            yield Sample(f"square-{number}", np.repeat(truth[:, :, None] * 200, 3, 2), truth)
+            yield NamedFrame(f"square-{number}", np.repeat(truth[:, :, None] * 200, 3, 2), truth)
 
 
 def perfect(frame: NDArray[np.uint8]) -> NDArray[np.float32]:

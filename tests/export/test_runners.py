@@ -14,10 +14,10 @@ from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_export import runners
 from breastseg_export.graph import export_network
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import FP16_LIMITS, Compared, check, compare
 from breastseg_export.precision.half import half_network
 from breastseg_export.precision.layers import layer_of
-from breastseg_export.samples import Samples
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.model import SegmentationModel
 
@@ -42,7 +42,7 @@ def parity_of(model: SegmentationModel, half: ModelProto) -> dict[str, Parity]:
     run = runners.network_in_onnxruntime(half, model.architecture.gabor)
     limits = FP16_LIMITS.model_copy(update={"mean_dice": 0.99})  # random weights leave every pixel near the threshold
     return compare(
-        runners.reference(model), [Compared("file", "half", run, limits)], Samples(None, SIZE), 0.5
+        runners.reference(model), [Compared("file", "half", run, limits)], NamedFrames(None, SIZE), 0.5
     ).summaries
 
 

@@ -8,7 +8,7 @@ from breastseg_export.formats.engines import Engine, engine_requests
 from breastseg_export.formats.format import Format
 from breastseg_export.formats.fp16 import Fp16
 from breastseg_export.formats.gate import GateHalves
-from breastseg_export.formats.int8 import Int8, calibration_samples
+from breastseg_export.formats.int8 import Int8, calibration_frames
 from breastseg_export.formats.portable import Portable
 from breastseg_export.formats.slide import Slide
 from breastseg_export.settings import ExportSettings
@@ -27,7 +27,7 @@ def formats_for(settings: ExportSettings, checkpoint: Checkpoint, machine: Machi
         formats.append(Fp16())
     if settings.precision != "fp32":
         formats.append(Bf16())
-    calibration = calibration_samples(settings)
+    calibration = calibration_frames(settings)
     if calibration is not None:
         formats.append(Int8(calibration))
     if checkpoint.gate is not None:

@@ -9,18 +9,16 @@ from breastseg_deploy.artefacts import Bf16Precision
 from breastseg_deploy.bundle import BF16, MODEL
 from breastseg_deploy.progress import Progress
 from breastseg_export import runners
-from breastseg_export.formats.format import FRAMES_SPEC, PROBABILITY_SPEC, Made, Told, Work
+from breastseg_export.formats.format import FRAMES_SPEC, PROBABILITY_SPEC, ArtefactNotes, Candidate, Work, attempted
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import BF16_LIMITS, Compared, stricter
 from breastseg_export.precision.bfloat import rounded_to_bfloat16
 from breastseg_export.precision.islands import IslandSearch
 from breastseg_export.precision.layers import Groups, groups
 from breastseg_export.report import rendered
-from breastseg_export.samples import Samples
 
 _HEAD = "head"
 """Always an island: a probability in bfloat16 would come in steps of up to 0.004, and the head is little work."""
-_ATTEMPTS = 3
-"""Sets of float32 islands that are held to all frames before an export gives up."""
 
 
 class Bf16:
@@ -28,10 +26,10 @@ class Bf16:
 
     after_parity = False
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """Nothing that could be wrong."""
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """The smallest set of float32 islands.
 
         Raises:
@@ -42,12 +40,12 @@ class Bf16:
         limits = stricter(BF16_LIMITS, work.settings.min_dice)
         search = IslandSearch(work.network, head, frames, work.checkpoint.threshold, limits, rounded_to_bfloat16)
         with Progress("float32 islands of bfloat16: trying sets"):
-            found = search.smallest()
-        return _attempt(work, search, found, _ATTEMPTS - 1)
+            smallest = search.smallest()
+        return attempted(search, smallest, lambda found: _candidate(work, search, found))
 
 
-def _attempt(work: Work, search: IslandSearch, found: Groups, attempts_left: int) -> Made:
-    """The model with these groups in float32; after it, one with more of them."""
+def _candidate(work: Work, search: IslandSearch, found: Groups) -> Candidate:
+    """The model with these groups in float32."""
     details = Bf16Precision(
         fp32_islands=search.islands(found),
         groups=search.in_order(found | {_HEAD}),
@@ -57,14 +55,9 @@ def _attempt(work: Work, search: IslandSearch, found: Groups, attempts_left: int
     named = ", ".join(details.groups)
     work.say(f"in float32 where the processor multiplies in bfloat16: {named}")
     share = f"{len(details.fp32_islands)} nodes ({named}), {100 * search.share(found):.1f} % of the multiply-adds"
-    told = Told(details, (("float32 islands of bfloat16", share),), rendered("bf16.html.j2", bf16=details))
-
-    def larger() -> Made | None:
-        more = search.larger(found) if attempts_left else None
-        return None if more is None else _attempt(work, search, more, attempts_left - 1)
-
+    notes = ArtefactNotes(details, (("float32 islands of bfloat16", share),), rendered("bf16.html.j2", bf16=details))
     network = rounded_to_bfloat16(work.network, details.fp32_islands)
-    return Made(
+    return Candidate(
         BF16,
         {},
         (FRAMES_SPEC,),
@@ -78,7 +71,6 @@ def _attempt(work: Work, search: IslandSearch, found: Groups, attempts_left: int
             ),
         ),
         shared=(MODEL,),
-        tell=lambda _: told,
-        larger=larger,
+        notes=lambda _: notes,
         advice="--precision fp32 exports float32 alone",
     )

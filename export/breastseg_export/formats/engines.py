@@ -16,8 +16,8 @@ from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Precision
 from breastseg_deploy.nvidia import NoGpu
 from breastseg_deploy.progress import Progress
-from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, Made, Told, Work
-from breastseg_export.samples import Samples
+from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, ArtefactNotes, Candidate, Work
+from breastseg_export.named_frames import NamedFrames
 
 _NOT_RUN = "not run on a GPU by the export; the runtime tests it on the machine before it serves"
 
@@ -35,8 +35,7 @@ def engine_requests(
 
     Raises:
         ArgumentError: engines of an export without a float16 network, capabilities without a target, or one that a
-            flavour cannot build
-            for here.
+            flavour cannot build for here.
         MachineError: a flavour is not installed, or there is no GPU where one is needed.
     """
     if not targets:
@@ -45,8 +44,8 @@ def engine_requests(
         return ()
     if precision != "fp16":
         raise ArgumentError(
-            f"engines are built from the float16 network, got --precision {precision}; leave one of --target and "
-            "--precision out"
+            f"engines are built from the float16 network, got --precision {precision}; omit one of --target "
+            "and --precision"
         )
     return tuple(
         request
@@ -67,20 +66,21 @@ class Engine:
     def __init__(self, request: EngineRequest) -> None:
         self._request = request
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """Nothing that `engine_requests` has not looked at."""
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """Build the engine of the float16 network that has passed.
 
         Raises:
             BackendError: the flavour refuses the network, or its build failed.
         """
-        request, half = self._request, work.done[FP16]
-        network = half.made.files[NETWORK_FP16]()
-        assert isinstance(half.told.details, HalfPrecision)
+        request, half = self._request, work.passed[FP16]
+        network = half.candidate.files[NETWORK_FP16]()
+        assert isinstance(half.notes.details, HalfPrecision)
         with Progress(f"building the engine for {request.compute_capability}"):
-            built = build_engine(network, request, half.told.details.fp32_islands, work.say)
+            built = build_engine(network, request, half.notes.details.fp32_islands, work.say)
+        # The engine is tied to the network's bytes: no other network may take it.
         key = EngineKey.of_request(hashlib.sha256(network).hexdigest(), request)
         entry = EngineEntry(
             file=key.bundle_file,
@@ -98,8 +98,10 @@ class Engine:
             verified=False,
             verification=_NOT_RUN,
         )
-        told = Told(entry, engine_facts(entry))
-        return Made(ENGINE, {key.bundle_file: lambda: built.plan}, (TENSOR_SPEC,), (LOGITS_SPEC,), tell=lambda _: told)
+        notes = ArtefactNotes(entry, engine_facts(entry))
+        return Candidate(
+            ENGINE, {key.bundle_file: lambda: built.plan}, (TENSOR_SPEC,), (LOGITS_SPEC,), notes=lambda _: notes
+        )
 
 
 def engine_facts(entry: EngineEntry) -> Sequence[tuple[str, str]]:

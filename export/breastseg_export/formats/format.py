@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -14,12 +14,16 @@ from breastseg_deploy.machine import Machine
 from breastseg_deploy.manifest import Artefact, ParityLimits, TensorSpec
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.progress import Progress
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import Compared, ParityRun
-from breastseg_export.precision.islands import SearchFrame, watched_frames
+from breastseg_export.precision.islands import IslandSearch, SearchFrame, watched_frames
+from breastseg_export.precision.layers import Groups
 from breastseg_export.precision.ranges import Watch
-from breastseg_export.samples import Samples
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.checkpoint import Checkpoint
+
+ATTEMPTS = 3
+"""Sets of float32 islands that are held to all frames before an export gives up."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,20 @@ class Work:
     Attributes:
         settings: what was asked for.
         checkpoint: the reference.
-        samples: what parity is measured on.
+        frames: what parity is measured on.
         network: float32, as `graph.export_network` makes it.
         machine: on which the export runs.
         say: told about the steps, in sentences.
-        done: artefacts that have passed, by role; empty until parity was measured.
+        passed: artefacts that have passed, by role; empty until parity was measured.
     """
 
     settings: ExportSettings
     checkpoint: Checkpoint
-    samples: Samples
+    frames: NamedFrames
     network: onnx.ModelProto
     machine: Machine
     say: Callable[[str], None]
-    done: Mapping[str, Done] = field(default_factory=dict)
+    passed: Mapping[str, PassedArtefact] = field(default_factory=dict)
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -51,15 +55,15 @@ class Work:
 
     @cached_property
     def watched(self) -> tuple[Watch, list[SearchFrame]]:
-        """How far the layers reach on the samples, and the frames that are hardest for a lower precision.
+        """How far the layers reach on the parity frames, and those that are hardest for a lower precision.
 
         Raises:
             ParityError: a layer leaves the range of float32.
         """
-        self.say(f"measuring the range of each layer on {self.samples.description}")
+        self.say(f"measuring the range of each layer on {self.frames.description}")
         watch = Watch(self.network)
-        with Progress("ranges", len(self.samples), "frames") as progress:
-            return watch, watched_frames(watch, self.samples, self.gabor, self.checkpoint.threshold, progress.update)
+        with Progress("ranges", len(self.frames), "frames") as progress:
+            return watch, watched_frames(watch, self.frames, self.gabor, self.checkpoint.threshold, progress.update)
 
     @property
     def gabor(self) -> GaborParameters:
@@ -68,7 +72,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Told:
+class ArtefactNotes:
     """What a format says of its artefact once parity was measured.
 
     Attributes:
@@ -85,7 +89,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Made:
+class Candidate:
     """An artefact before it is written.
 
     Attributes:
@@ -93,7 +97,7 @@ class Made:
         files: content by name inside the bundle, the main one first.
         inputs, outputs: see `manifest.Artefact`.
         compared: ways to run it, each held to its limits; the first one's limits are the artefact's.
-        tell: what to say of it, given its parity; raises a ParityError where something beside the masks is wrong.
+        notes: what to say of it, given its parity; raises a ParityError where something beside the masks is wrong.
         holds_goldens: whether goldens are held to their Dice at the export.
         larger: another attempt, after one that missed a limit; None where there is none left.
         advice: what to do where it alone misses a limit.
@@ -105,33 +109,52 @@ class Made:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     compared: tuple[Compared, ...] = ()
-    tell: Callable[[ParityRun], Told] = lambda _: Told()
+    notes: Callable[[ParityRun], ArtefactNotes] = lambda _: ArtefactNotes()
     holds_goldens: bool = False
-    larger: Callable[[], Made | None] = lambda: None
+    larger: Callable[[], Candidate | None] = lambda: None
     advice: str = ""
     shared: tuple[str, ...] = ()
 
 
+def attempted(
+    search: IslandSearch, groups: Groups, make: Callable[[Groups], Candidate], attempts: int = ATTEMPTS
+) -> Candidate:
+    """The artefact with these groups in float32; where it misses a limit, with the next larger set of them.
+
+    Args:
+        search: for the sets.
+        groups: the first set.
+        make: the artefact with a set of groups in float32.
+        attempts: sets to try at most.
+    """
+
+    def larger() -> Candidate | None:
+        more = search.larger(groups) if attempts > 1 else None
+        return None if more is None else attempted(search, more, make, attempts - 1)
+
+    return replace(make(groups), larger=larger)
+
+
 @dataclass(frozen=True)
-class Done:
+class PassedArtefact:
     """An artefact that has passed, with what is said of it."""
 
-    made: Made
-    told: Told
+    candidate: Candidate
+    notes: ArtefactNotes
 
     def entry(self, run: ParityRun) -> Artefact:
         """The artefact as the manifest states it."""
-        limits: ParityLimits | None = self.made.compared[0].limits if self.made.compared else None
-        details = self.told.details
+        limits: ParityLimits | None = self.candidate.compared[0].limits if self.candidate.compared else None
+        details = self.notes.details
         return Artefact(
-            role=self.made.role,
-            files=(*self.made.shared, *self.made.files),
-            inputs=self.made.inputs,
-            outputs=self.made.outputs,
+            role=self.candidate.role,
+            files=(*self.candidate.shared, *self.candidate.files),
+            inputs=self.candidate.inputs,
+            outputs=self.candidate.outputs,
             limits=limits,
-            parity=tuple(run.summaries[one.title] for one in self.made.compared),
-            golden_dice=run.golden_dice(self.made.compared[0].title) if self.made.holds_goldens else (),
-            facts=tuple(self.told.facts),
+            parity=tuple(run.summaries[one.title] for one in self.candidate.compared),
+            golden_dice=run.golden_dice(self.candidate.compared[0].title) if self.candidate.holds_goldens else (),
+            facts=tuple(self.notes.facts),
             details={} if details is None else details.model_dump(mode="json"),
         )
 
@@ -140,19 +163,19 @@ class Format(Protocol):
     """A way to write the network. The exporter, the report and the manifest know formats by this alone.
 
     Attributes:
-        after_parity: whether it is made of artefacts that have passed (`Work.done`), and not compared itself.
+        after_parity: whether it is made of artefacts that have passed (`Work.passed`), and not compared itself.
     """
 
     after_parity: bool
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """Refuse, before the long work, what cannot be made.
 
         Raises:
             BreastsegError: what is wrong, and what to do.
         """
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """Make the artefact.
 
         Raises:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from breastseg_deploy.bundle import FP16, NETWORK_FP16
 from breastseg_export import runners
-from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, Made, Told, Work
+from breastseg_export.formats.format import LOGITS_SPEC, TENSOR_SPEC, ArtefactNotes, Candidate, Work, attempted
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import FLOAT16_SUMS_LIMITS, FP16_LIMITS, Compared, ParityRun, stricter
 from breastseg_export.precision.half import half_network
 from breastseg_export.precision.islands import IslandSearch, described
@@ -14,10 +15,6 @@ from breastseg_export.precision.layers import Groups
 from breastseg_export.precision.ranges import SAFE_MAGNITUDE, Watch, necessary_islands
 from breastseg_export.precision.sums import FLOAT16_SUMS, PRODUCTS, network_summing_in_float16
 from breastseg_export.report import rendered
-from breastseg_export.samples import Samples
-
-_ATTEMPTS = 3
-"""Sets of float32 islands that are held to all frames before an export gives up."""
 
 
 class Fp16:
@@ -25,10 +22,10 @@ class Fp16:
 
     after_parity = False
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """Nothing that could be wrong."""
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """The network with the smallest set of float32 islands.
 
         Raises:
@@ -39,30 +36,26 @@ class Fp16:
         work.say(f"{len(necessary)} nodes must be float32; looking for the smallest set of further ones")
         limits = stricter(FP16_LIMITS, work.settings.min_dice)
         search = IslandSearch(work.network, necessary, frames, work.checkpoint.threshold, limits)
-        return _attempt(work, watch, necessary, search, search.smallest(), _ATTEMPTS - 1)
+        return attempted(search, search.smallest(), lambda groups: _candidate(work, watch, necessary, search, groups))
 
 
-def _attempt(
-    work: Work, watch: Watch, necessary: Mapping[str, str], search: IslandSearch, groups: Groups, attempts_left: int
-) -> Made:
-    """The network with these groups in float32; after it, one with more of them."""
+def _candidate(
+    work: Work, watch: Watch, necessary: Mapping[str, str], search: IslandSearch, groups: Groups
+) -> Candidate:
+    """The network with these groups in float32."""
     half = half_network(work.network, search.islands(groups))
     work.say(f"further layers in float32: {', '.join(search.in_order(groups)) or 'none'}")
     limits = stricter(FP16_LIMITS, work.settings.min_dice)
 
-    def tell(run: ParityRun) -> Told:
+    def notes(run: ParityRun) -> ArtefactNotes:
         details = described(search, groups, watch, necessary)
         peak = f"{details.largest_activation:.1f} at {details.largest_activation_layer} (float16 ends at 65504)"
         facts = (("float32 islands", f"{len(details.fp32_islands)} nodes"), ("largest activation", peak))
-        return Told(
+        return ArtefactNotes(
             details, facts, rendered("islands.html.j2", half=details, safe_magnitude=SAFE_MAGNITUDE, products=PRODUCTS)
         )
 
-    def larger() -> Made | None:
-        more = search.larger(groups) if attempts_left else None
-        return None if more is None else _attempt(work, watch, necessary, search, more, attempts_left - 1)
-
-    return Made(
+    return Candidate(
         FP16,
         {NETWORK_FP16: half.SerializeToString},
         (TENSOR_SPEC,),
@@ -77,7 +70,6 @@ def _attempt(
                 search.frame_names,
             ),
         ),
-        tell,
-        larger=larger,
+        notes,
         advice="--precision fp32 exports without the float16 network",
     )

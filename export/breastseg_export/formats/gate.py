@@ -17,11 +17,11 @@ from breastseg_deploy.manifest import TensorSpec
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.progress import Progress
-from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, Made, Told, Work
+from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, ArtefactNotes, Candidate, Work
 from breastseg_export.graph import LOGITS, behind_sigmoid, export_graph
+from breastseg_export.named_frames import NamedFrame, NamedFrames
 from breastseg_export.parity import FP32_LIMITS, Compared, ParityRun, stricter
 from breastseg_export.runners import Engine, session
-from breastseg_export.samples import Sample, Samples
 from breastseg_train.network.model import SegmentationModel
 from breastseg_train.run.gate import FittedGate
 
@@ -68,30 +68,30 @@ class GateHalves:
     def __init__(self, fitted: FittedGate, size_px: tuple[int, int]) -> None:
         self._fitted, self._size_px = fitted, size_px
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """See `check_gate_size`."""
         check_gate_size(self._fitted, self._size_px)
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """Both halves; their scores are held to the reference's after parity, on the same frames."""
         model = work.checkpoint.model
         with Progress("tracing the halves of the gate"):
             graphs = gated_graphs(model, self._fitted, work.size_px)
         segment, score = gated_in_onnxruntime(graphs, work.gabor)
 
-        def tell(run: ParityRun) -> Told:
-            with Progress("gate", len(work.samples), "frames") as progress:
+        def notes(run: ParityRun) -> ArtefactNotes:
+            with Progress("gate", len(work.frames), "frames") as progress:
                 reference = reference_scores(model, self._fitted)
-                gate = measured_gate(self._fitted, reference, score, work.samples, run, progress.update)
-            return Told(gate, gate_facts(gate))
+                gate = measured_gate(self._fitted, reference, score, work.frames, run, progress.update)
+            return ArtefactNotes(gate, gate_facts(gate))
 
-        return Made(
+        return Candidate(
             GATE,
             {name: graphs[name].SerializeToString for name in (GATE_DECODER, GATE_ENCODER)},
             (TENSOR_SPEC,),
             (PROBABILITY_SPEC, TensorSpec(name=SCORE, axes="N", dtype="float32")),
             (Compared(GATE_DECODER, "ONNX Runtime", segment, stricter(FP32_LIMITS, work.settings.min_dice)),),
-            tell,
+            notes,
         )
 
 
@@ -150,7 +150,7 @@ def measured_gate(
     fitted: FittedGate,
     reference: Scores,
     exported: Scores,
-    samples: Iterable[Sample],
+    frames: Iterable[NamedFrame],
     run: ParityRun,
     on_frame: Callable[[], object] = lambda: None,
 ) -> Gate:
@@ -163,12 +163,12 @@ def measured_gate(
     serving_threshold, largest, skipped, skipped_with_cells = fitted.calibration.threshold - SCORE_MARGIN, 0.0, 0, 0
     of_frames = next(iter(run.figures.values()))
     with_cells = sum(figures.with_cells for figures in of_frames)
-    for sample, figures in zip(samples, of_frames, strict=True):
-        expected, found = reference(sample.frame), exported(sample.frame)
+    for one, figures in zip(frames, of_frames, strict=True):
+        expected, found = reference(one.frame), exported(one.frame)
         error = abs(found - expected)
         if not error <= SCORE_MARGIN:
             raise ParityError(
-                f"the gate scores {sample.name} {found:.6f}, the reference {expected:.6f}: further apart than "
+                f"the gate scores {one.name} {found:.6f}, the reference {expected:.6f}: further apart than "
                 f"{SCORE_MARGIN}; no bundle was written: fit the gate again, and look at this frame"
             )
         largest = max(largest, error)

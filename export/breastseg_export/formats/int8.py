@@ -25,8 +25,13 @@ import onnx
 from numpy.typing import NDArray
 
 from breastseg_deploy.artefacts import Int8Precision
-from breastseg_deploy.backends.openvino import compiled_request, load_openvino, openvino_border, without_telemetry
 from breastseg_deploy.backends.openvino_islands import onnx_name
+from breastseg_deploy.backends.openvino_library import (
+    compiled_request,
+    load_openvino,
+    openvino_border,
+    without_telemetry,
+)
 from breastseg_deploy.bundle import INT8, INT8_NETWORK, INT8_WEIGHTS, TENSOR
 from breastseg_deploy.errors import ArgumentError, BackendError, BreastsegError
 from breastseg_deploy.extras import require
@@ -34,13 +39,13 @@ from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.progress import Progress
 from breastseg_deploy.verify import LEAST_JUDGED
-from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, Made, Told, Work
+from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, ArtefactNotes, Candidate, Work
 from breastseg_export.graph import behind_sigmoid
+from breastseg_export.named_frames import NamedFrame, NamedFrames
 from breastseg_export.parity import INT8_LIMITS, Compared, stricter
 from breastseg_export.precision.layers import described_values, groups, plane_size
 from breastseg_export.precision.ranges import POOLS
 from breastseg_export.runners import Engine
-from breastseg_export.samples import Sample, Samples
 from breastseg_export.settings import ExportSettings
 
 LEAST_CALIBRATION_FRAMES = 32
@@ -87,15 +92,15 @@ class Int8:
 
     after_parity = False
 
-    def __init__(self, calibration: Samples) -> None:
+    def __init__(self, calibration: NamedFrames) -> None:
         self._calibration = calibration
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """See `check_int8_frames`."""
         with Progress("comparing the frames of --frames and --calibrate"):
-            check_int8_frames(self._calibration, samples)
+            check_int8_frames(self._calibration, frames)
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """See `quantised_network`."""
         work.say(f"quantising to INT8, ranges measured on {len(self._calibration)} frames")
         with Progress("quantising"):
@@ -106,18 +111,18 @@ class Int8:
             ("INT8 by", network.method),
             ("INT8 calibrated on", network.calibration),
         )
-        return Made(
+        return Candidate(
             INT8,
             {INT8_NETWORK: lambda: network.xml, INT8_WEIGHTS: lambda: network.weights},
             (TENSOR_SPEC,),
             (PROBABILITY_SPEC,),
             (Compared(INT8_NETWORK, "OpenVINO", int8_in_openvino(network, work.gabor), limits),),
-            lambda _: Told(network.details(), facts, packages=("openvino", "nncf")),
+            lambda _: ArtefactNotes(network.details(), facts, packages=("openvino", "nncf")),
             holds_goldens=True,
         )
 
 
-def calibration_samples(settings: ExportSettings) -> Samples | None:
+def calibration_frames(settings: ExportSettings) -> NamedFrames | None:
     """The frames to calibrate INT8 on; None where it was not asked for.
 
     Raises:
@@ -132,10 +137,10 @@ def calibration_samples(settings: ExportSettings) -> Samples | None:
     if settings.calibrate is None:
         return None
     check_nncf()
-    return Samples(settings.calibrate, (settings.size_px, settings.size_px), settings.bit_depth)
+    return NamedFrames(settings.calibrate, (settings.size_px, settings.size_px), settings.bit_depth)
 
 
-def check_int8_frames(calibration: Samples, samples: Samples) -> None:
+def check_int8_frames(calibration: NamedFrames, frames: NamedFrames) -> None:
     """Refuse, before the long work, frames that cannot calibrate, or cannot show what 8 bits cost.
 
     Raises:
@@ -143,7 +148,7 @@ def check_int8_frames(calibration: Samples, samples: Samples) -> None:
         FrameError: one of them cannot be used.
     """
     needed = f"--precision int8 needs --frames DIR with at least {LEAST_JUDGED} frames whose masks hold cells"
-    if samples.are_phantoms:
+    if frames.are_phantoms:
         raise ArgumentError(f"{needed}, got phantoms: what 8 bits cost is measured on real frames")
     if len(calibration) < LEAST_CALIBRATION_FRAMES:
         raise ArgumentError(
@@ -151,16 +156,16 @@ def check_int8_frames(calibration: Samples, samples: Samples) -> None:
         )
     known: dict[bytes, str] = {}
     with_cells = 0
-    for sample in samples:
-        _add(known, sample, "--frames")
-        with_cells += sample.truth is not None and bool(sample.truth.any())
+    for one in frames:
+        _add(known, one, "--frames")
+        with_cells += one.truth is not None and bool(one.truth.any())
     if with_cells < LEAST_JUDGED:
         raise ArgumentError(f"{needed}, got {with_cells}: what 8 bits cost is measured against the truth")
-    for sample in calibration:
-        _add(known, sample, "--calibrate")
-        if np.unique(sample.frame).size <= _LEVELS_OF_A_MASK:
+    for one in calibration:
+        _add(known, one, "--calibrate")
+        if np.unique(one.frame).size <= _LEVELS_OF_A_MASK:
             raise ArgumentError(
-                f"{sample.name} of --calibrate holds no more than {_LEVELS_OF_A_MASK} values, as a mask does; give the "
+                f"{one.name} of --calibrate holds no more than {_LEVELS_OF_A_MASK} values, as a mask does; give the "
                 "folder of frames"
             )
 
@@ -177,7 +182,7 @@ def check_nncf() -> None:
 
 
 def quantised_network(
-    network: onnx.ModelProto, gabor: GaborParameters, size_px: tuple[int, int], calibration: Samples
+    network: onnx.ModelProto, gabor: GaborParameters, size_px: tuple[int, int], calibration: NamedFrames
 ) -> QuantisedNetwork:
     """Quantise the float32 network.
 
@@ -210,6 +215,7 @@ def quantised_network(
                 raise BackendError(
                     f"NNCF {nncf.__version__} {found}; use the version of constraints.txt, or export fp32"
                 )
+            # Without the option, what stays in float32 would be stored in float16.
             ov.save_model(quantised, path.with_suffix(".xml"), compress_to_fp16=False)
             xml, content = (path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin"))
     return QuantisedNetwork(
@@ -263,14 +269,14 @@ def _is_chosen(weight: str, shape: tuple[int, ...]) -> bool:
     return shape[2:] == (3, 3) and _DECODER in weight and _KEPT_BLOCK not in weight
 
 
-def _by_nncf(nncf: Any, model: Any, kept: Sequence[str], calibration: Samples, gabor: GaborParameters) -> Any:
+def _by_nncf(nncf: Any, model: Any, kept: Sequence[str], calibration: NamedFrames, gabor: GaborParameters) -> Any:
     nncf.set_log_level(logging.ERROR)
     ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
     others = {op.get_type_name() for op in model.get_ordered_ops()} - {*_CONVOLUTIONS, *_NO_OPERATIONS}
     with _nncf_border(nncf.__version__):
         return nncf.quantize(
             model,
-            nncf.Dataset(calibration, lambda sample: network_input(sample.frame[np.newaxis], gabor)),
+            nncf.Dataset(calibration, lambda one: network_input(one.frame[np.newaxis], gabor)),
             subset_size=len(calibration),
             model_type=nncf.ModelType.TRANSFORMER,  # the only one with SmoothQuant
             ignored_scope=nncf.IgnoredScope(names=list(kept), types=sorted(others), validate=False),
@@ -353,9 +359,9 @@ def _weight(convolution: Any) -> Any:
     return node
 
 
-def _add(known: dict[bytes, str], sample: Sample, option: str) -> None:
+def _add(known: dict[bytes, str], named: NamedFrame, option: str) -> None:
     """Note a frame by its pixels; one that is there already would flatter the figures or count twice."""
-    pixels = hashlib.sha256(sample.frame.tobytes()).digest()
+    pixels = hashlib.sha256(named.frame.tobytes()).digest()
     if pixels in known:
-        raise ArgumentError(f"{sample.name} of {option} and {known[pixels]} are the same frame; take one of them away")
-    known[pixels] = f"{sample.name} of {option}"
+        raise ArgumentError(f"{named.name} of {option} and {known[pixels]} are the same frame; remove one of them")
+    known[pixels] = f"{named.name} of {option}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from breastseg_deploy.bundle import MODEL, PORTABLE
 from breastseg_export import runners
-from breastseg_export.formats.format import FRAMES_SPEC, PROBABILITY_SPEC, Made, Work
+from breastseg_export.formats.format import FRAMES_SPEC, PROBABILITY_SPEC, Candidate, Work
 from breastseg_export.graph import portable_model
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import FP32_LIMITS, Compared, stricter
-from breastseg_export.samples import Samples
 
 
 class Portable:
@@ -15,14 +15,14 @@ class Portable:
 
     after_parity = False
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """Nothing that could be wrong."""
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """The network with preprocessing and sigmoid around it."""
         graph = portable_model(work.network, work.gabor, work.size_px)
         run = runners.portable_in_onnxruntime(graph)
-        return Made(
+        return Candidate(
             PORTABLE,
             {MODEL: graph.SerializeToString},
             (FRAMES_SPEC,),

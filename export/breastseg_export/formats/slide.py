@@ -26,11 +26,11 @@ from breastseg_deploy.progress import Progress
 from breastseg_deploy.slide.agreement import added, agreement
 from breastseg_deploy.slide.tile_input import ReadRgb, tile_input
 from breastseg_deploy.tiling import Box, Grid, Plan, Tile
-from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, Made, Told, Work
+from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, ArtefactNotes, Candidate, Work
 from breastseg_export.graph import export_tile_network, global_pools
+from breastseg_export.named_frames import NamedFrame, NamedFrames
 from breastseg_export.parity import FP32_LIMITS, Compared, ParityRun, failures, frame_parity, stricter, summary
 from breastseg_export.runners import Frame, Probability, reference, session
-from breastseg_export.samples import Sample, Samples
 from breastseg_train.network.local_pools import CELL_PX, pool_locally, squeeze_locally
 from breastseg_train.network.model import SegmentationModel
 
@@ -84,10 +84,10 @@ class Slide:
 
     after_parity = False
 
-    def check(self, samples: Samples) -> None:
+    def check(self, frames: NamedFrames) -> None:
         """Nothing that could be wrong."""
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """The network with local pools. How far two grids agree is measured after parity, on frames laid out large.
 
         Raises:
@@ -105,13 +105,13 @@ class Slide:
         def run(frame: Frame) -> Probability:
             return infer(network_input(frame[np.newaxis], work.gabor))
 
-        return Made(
+        return Candidate(
             SLIDE,
             {SLIDE_NETWORK: graph.SerializeToString, SLIDE_GOLDEN: trial.golden},
             (TENSOR_SPEC,),
             (PROBABILITY_SPEC,),
-            (Compared(SLIDE_NETWORK, AGAINST, run, UNHELD if work.samples.are_phantoms else LIMITS),),
-            trial.tell,
+            (Compared(SLIDE_NETWORK, AGAINST, run, UNHELD if work.frames.are_phantoms else LIMITS),),
+            trial.notes,
             advice="--no-slide exports without the slide artefact",
         )
 
@@ -151,10 +151,10 @@ class _Trial:
     _golden: bytes = b""
 
     def golden(self) -> bytes:
-        """The golden tile's file; it is there once `tell` has run."""
+        """The golden tile's file; it is there once `notes` has run."""
         return self._golden
 
-    def tell(self, run: ParityRun) -> Told:
+    def notes(self, run: ParityRun) -> ArtefactNotes:
         """See `SlideTiles`.
 
         Raises:
@@ -167,7 +167,7 @@ class _Trial:
             parity = self._parity(tile)
             agreement, tiled = self._agreement(image, of)
             whole = reference(self.local)(image) >= self.work.checkpoint.threshold
-        told = SlideTiles(
+        details = SlideTiles(
             tile_px=side,
             halo_px=self.windows.grid.halo_px,
             window_px=self.windows.window_px,
@@ -177,36 +177,35 @@ class _Trial:
             whole_flipped_ppm=flipped_ppm(tiled, whole),
             limit_ppm=self._limit_ppm(agreement),
         )
-        return Told(told, slide_facts(told))
+        return ArtefactNotes(details, slide_facts(details))
 
     def _limit_ppm(self, agreement: TilingAgreement) -> float:
-        if self.work.samples.are_phantoms:
+        if self.work.frames.are_phantoms:
             return LARGEST_LIMIT_PPM
         return min(LARGEST_LIMIT_PPM, max(LEAST_LIMIT_PPM, SLACK * agreement.flipped_ppm))
 
     def _image(self, run: ParityRun) -> tuple[Frame, str]:
         """An image that needs several tiles, of frames with cells where there are any; and what it is."""
-        grid, samples = self.windows.grid, self.work.samples
+        grid, given = self.windows.grid, self.work.frames
         with_cells = {figures.name for figures in next(iter(run.figures.values())) if figures.with_cells}
         needed = grid.tile_px, grid.tile_px + grid.step_px
         if min(self.work.size_px) >= needed[1]:
-            sample = next((one for one in samples if one.name in with_cells), samples[0])
-            return sample.frame, f"the frame {sample.name} of {samples.description}"
+            tile = next((one for one in given if one.name in with_cells), given[0])
+            return tile.frame, f"the frame {tile.name} of {given.description}"
+        # Frames are smaller than a tile: laid side by side they give an image that takes two.
         down, right = (-(-side // self.work.settings.size_px) for side in needed)
-        chosen = [one.frame for one in samples if one.name in with_cells or not with_cells][: down * right]
+        chosen = [one.frame for one in given if one.name in with_cells or not with_cells][: down * right]
         frames = [chosen[number % len(chosen)] for number in range(down * right)]
         rows = [np.concatenate(frames[row * right : (row + 1) * right], axis=1) for row in range(down)]
         image = np.concatenate(rows)[: needed[0], : needed[1]]
-        return np.ascontiguousarray(
-            image
-        ), f"{needed[0]} x {needed[1]} px of frames side by side: {samples.description}"
+        return np.ascontiguousarray(image), f"{needed[0]} x {needed[1]} px of frames side by side: {given.description}"
 
     def _parity(self, tile: Frame) -> Parity:
         """The golden tile: ONNX Runtime against PyTorch with the same pools."""
         threshold, limits = self.work.checkpoint.threshold, stricter(FP32_LIMITS, self.work.settings.min_dice)
         expected = reference(self.local)(tile)
         found = self.infer(network_input(tile[np.newaxis], self.work.gabor))
-        figures = frame_parity(Sample("the golden tile", tile, None), expected, found, threshold)
+        figures = frame_parity(NamedFrame("the golden tile", tile, None), expected, found, threshold)
         parity = summary("ONNX Runtime", limits, [figures])
         if missed := failures({f"{SLIDE_NETWORK} in ONNX Runtime": parity}):
             raise ParityError(f"{'; '.join(missed)}; no bundle was written: --no-slide exports without it")
@@ -232,7 +231,7 @@ class _Trial:
         found = [agreement(tile.core.of(tiled), core(tile).astype(np.uint8)) for tile in moved]
         total = added(found)
         worst = max(one.flipped_ppm for one in found)
-        told = TilingAgreement(
+        between_grids = TilingAgreement(
             images=of,
             tiles=len(found),
             pixels=total.pixels,
@@ -240,7 +239,7 @@ class _Trial:
             worst_flipped_ppm=worst,
             dice=total.dice,
         )
-        return told, tiled
+        return between_grids, tiled
 
 
 def _reader(image: Frame) -> ReadRgb:

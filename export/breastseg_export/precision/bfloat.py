@@ -44,6 +44,7 @@ def rounded_to_bfloat16(network: ModelProto, islands: Collection[str]) -> ModelP
             graph.node.append(copy)
             continue
         for index, name in enumerate(node.input):
+            # Rounded where it is read, once for all readers: an input or an island's value is exact for its own kind.
             if name in exact & floats:
                 copy.input[index] = _rounded(name)
                 graph.node.extend(() if name in cast else _rounding(name, _rounded(name)))

@@ -91,13 +91,14 @@ def _assign_types(graph: GraphProto, floats: Collection[str], islands: Collectio
                 node.input[index] = _variant(name, kind)
             else:
                 node.input[index] = cast = _variant(name, kind)
-                if cast not in casts:
+                if cast not in casts:  # one cast for each value and type, however many nodes read it
                     casts[cast] = _cast(name, cast, kind)
                     nodes.append(casts[cast])
         if own == FLOAT16:
             _attributes_to_half(node)
         made |= dict.fromkeys(node.output, own)
         nodes.append(node)
+    # Outputs stay float32 whatever makes them: the file's interface must not change with the islands.
     for value in graph.output:
         if made[value.name] == FLOAT16:
             inner = _variant(value.name, FLOAT16)

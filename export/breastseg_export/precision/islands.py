@@ -15,13 +15,13 @@ from breastseg_deploy.manifest import Parity, ParityLimits
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.progress import followed
+from breastseg_export.named_frames import NamedFrame, NamedFrames
 from breastseg_export.parity import failures, frame_parity, summary
 from breastseg_export.precision.half import rounded_to_float16
 from breastseg_export.precision.layers import Groups, described_values, groups, multiply_adds
 from breastseg_export.precision.mixed import MixedNetwork, Rounded
 from breastseg_export.precision.ranges import Watch
 from breastseg_export.runners import Probability, probability
-from breastseg_export.samples import Sample, Samples
 
 SEARCH_FRAMES = 3
 """Frames that every set is tried on: the hardest of the parity frames, two of them with cells."""
@@ -43,7 +43,7 @@ _STEP = "trying float32 islands, "
 class SearchFrame:
     """A frame that sets are tried on: tensor (1, 4, H, W), and the probability (H, W) of the float32 network."""
 
-    sample: Sample
+    named: NamedFrame
     tensor: NDArray[np.float32]
     expected: Probability
     threshold: float
@@ -62,7 +62,7 @@ class SearchFrame:
 
 def watched_frames(
     watch: Watch,
-    samples: Samples,
+    frames: NamedFrames,
     gabor: GaborParameters,
     threshold: float,
     on_frame: Callable[[], object] = lambda: None,
@@ -74,7 +74,7 @@ def watched_frames(
 
     Args:
         watch: the network.
-        samples: the frames.
+        frames: to choose from.
         gabor: of the edge channel.
         threshold: of the masks.
         on_frame: called after each frame, for a progress bar.
@@ -86,10 +86,11 @@ def watched_frames(
         ParityError: a layer leaves the range of float32.
     """
     kept: list[SearchFrame] = []
-    for sample in samples:
-        tensor = network_input(sample.frame[np.newaxis], gabor)
+    for one in frames:
+        tensor = network_input(one.frame[np.newaxis], gabor)
         expected = probability(watch.logits(tensor))
-        kept.append(SearchFrame(sample, tensor, expected, threshold))
+        kept.append(SearchFrame(one, tensor, expected, threshold))
+        # Sorted and cut at every frame: tensors of a whole data set would not fit into memory.
         kept.sort(key=lambda frame: -frame.hardness)
         with_cells = [frame for frame in kept if frame.with_cells][: SEARCH_FRAMES - 1]
         others = [frame for frame in kept if not any(frame is other for other in with_cells)]
@@ -138,7 +139,7 @@ class IslandSearch:
     @property
     def frame_names(self) -> tuple[str, ...]:
         """What it was tried on."""
-        return tuple(frame.sample.name for frame in self._frames)
+        return tuple(frame.named.name for frame in self._frames)
 
     def smallest(self) -> Groups:
         """The set with the least work in float32 that keeps to half of the allowed error on all frames tried.
@@ -147,12 +148,14 @@ class IslandSearch:
         less those that turn out not to be needed. Where nothing up to `LARGEST_SHARE` suffices, the set with the least
         work that meets the limits themselves, or else the best of all: parity on all frames has the last word.
         """
+        # Each trial runs the network on all search frames: the order is chosen so that the usual answers come early.
         nothing = Groups()
         if self._meets(nothing):
             return nothing
         for name in followed(self._candidates(), f"{_STEP}each alone", "groups at most"):
             if self._meets(Groups([name])):
                 return Groups([name])
+        # What helps most alone is the best guess of what helps together; trying all sets would take for ever.
         found = nothing
         for name in followed(self._by_benefit(), f"{_STEP}the best together", "groups at most"):
             if self.share(found | {name}) <= LARGEST_SHARE:
@@ -210,6 +213,7 @@ class IslandSearch:
 
     def _without_idlers(self, groups: Groups) -> Groups:
         """The set without groups that it does without, those with the most work first."""
+        # The most expensive group that is not needed saves the most; the name settles ties, so a search repeats itself.
         most_work_first = sorted(groups, key=lambda name: (-self.share(Groups([name])), name))
         for name in followed(most_work_first, f"{_STEP}leaving out one by one", "groups"):
             if self._meets(groups - {name}):
@@ -236,7 +240,7 @@ class IslandSearch:
         frames = self._frames if self._tried else followed(self._frames, f"{_STEP}none", "frames")
         for number, frame in enumerate(frames):
             found = probability(self._mixed.logits(number, groups))
-            figures.append(frame_parity(frame.sample, frame.expected, found, self._threshold))
+            figures.append(frame_parity(frame.named, frame.expected, found, self._threshold))
         return summary("trial", self._limits, figures)
 
 

@@ -21,7 +21,8 @@ from surgery import alter_golden, artefact, edit_manifest, put_constant_model, p
 
 from breastseg_deploy import BackendError, Machine, MachineError, ParityError, Segmenter
 from breastseg_deploy.backends.onnxruntime import OnnxRuntimeCpu
-from breastseg_deploy.backends.openvino import SETTINGS, OpenVinoCpu, check_openvino, load_openvino, open_openvino
+from breastseg_deploy.backends.openvino import OpenVinoCpu, check_openvino, open_openvino
+from breastseg_deploy.backends.openvino_library import SETTINGS, load_openvino
 from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import MODEL, PORTABLE, Bundle
 from breastseg_deploy.cli.main import main

@@ -13,15 +13,9 @@ from surgery import alter_golden, artefact, edit_manifest
 
 from breastseg_deploy import BackendError, BundleError, Machine, MachineError, ParityError, Segmenter
 from breastseg_deploy.artefacts import Bf16Precision, details_of
-from breastseg_deploy.backends.openvino import (
-    BF16_SETTINGS,
-    SETTINGS,
-    OpenVinoCpu,
-    check_openvino_bf16,
-    load_openvino,
-    open_openvino_bf16,
-)
+from breastseg_deploy.backends.openvino import BF16_SETTINGS, OpenVinoCpu, check_openvino_bf16, open_openvino_bf16
 from breastseg_deploy.backends.openvino_islands import check_bfloat16, convolution_precisions, with_islands
+from breastseg_deploy.backends.openvino_library import SETTINGS, load_openvino
 from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import BF16, MODEL, Bundle
 from breastseg_deploy.machine import Processor, this_processor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import warnings
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from array_slide import ArraySlide
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -21,6 +23,7 @@ from written import ArrayRaster
 
 from breastseg_deploy.errors import SlideError
 from breastseg_deploy.io.readers.dicom import WHOLE_SLIDE
+from breastseg_deploy.slide.outputs import check_write
 from breastseg_deploy.slide.writers.dicom_seg import check_source, write_dicom_seg
 
 MADE_AT = datetime(2026, 11, 24, 10, 30, 5)
@@ -171,6 +174,15 @@ def test_what_cannot_be_made_up_is_refused(tmp_path: Path, keyword: str, message
     with pytest.raises(SlideError, match=message):
         check_source(source, (20, 30), None)
     assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_a_slide_that_no_segmentation_can_refer_to_is_refused_before_the_long_work(tmp_path: Path) -> None:
+    header = slide_header((20, 30))
+    del header["StudyInstanceUID"]
+    slide = ArraySlide(np.zeros((20, 30, 3), np.uint8))
+    slide.info = replace(slide.info, format="DICOM", files=(saved(header, tmp_path / "slide.dcm"),))
+    with pytest.raises(SlideError, match="lacks StudyInstanceUID"):
+        check_write(["dicom-seg"], slide)
 
 
 def test_a_mask_on_another_grid_than_its_slide_is_refused(tmp_path: Path) -> None:

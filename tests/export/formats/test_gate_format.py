@@ -19,8 +19,8 @@ from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.storage import make_folder
 from breastseg_export.exporter import export_bundle
 from breastseg_export.formats import gate as gated
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import ParityRun, frame_parity
-from breastseg_export.samples import Samples
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -81,22 +81,22 @@ def test_another_frame_size_than_the_gates_is_refused(checkpoint: Path, tmp_path
     assert not (tmp_path / "bundle").exists()
 
 
-def parity_of(with_cells: int) -> tuple[Samples, ParityRun]:
-    """Ten samples, of which so many hold cells by the reference."""
-    samples = Samples(None, (SIDE, SIDE))
+def parity_of(with_cells: int) -> tuple[NamedFrames, ParityRun]:
+    """Ten frames, of which so many hold cells by the reference."""
+    frames = NamedFrames(None, (SIDE, SIDE))
     answers = [np.full((SIDE, SIDE), float(number < with_cells)) for number in range(10)]
-    figures = [frame_parity(sample, answer, answer, 0.5) for sample, answer in zip(samples, answers, strict=True)]
-    return samples, ParityRun(figures={"whole": figures})
+    figures = [frame_parity(one, answer, answer, 0.5) for one, answer in zip(frames, answers, strict=True)]
+    return frames, ParityRun(figures={"whole": figures})
 
 
 @pytest.mark.parametrize(("error", "passes"), [(0.0009, True), (-0.0011, False), (float("nan"), False)])
 def test_scores_must_be_the_references_within_the_margin(checkpoint: Path, error: float, passes: bool) -> None:
     fitted = load_checkpoint(checkpoint).gate
     assert fitted is not None
-    samples, run = parity_of(with_cells=0)
+    frames, run = parity_of(with_cells=0)
 
     def measured() -> Gate:
-        return gated.measured_gate(fitted, lambda _: -1.0, lambda _: -1.0 + error, samples, run)
+        return gated.measured_gate(fitted, lambda _: -1.0, lambda _: -1.0 + error, frames, run)
 
     if passes:
         found = measured()
@@ -110,10 +110,10 @@ def test_scores_must_be_the_references_within_the_margin(checkpoint: Path, error
 def test_a_gate_that_breaks_its_promise_on_the_parity_frames_is_refused(checkpoint: Path) -> None:
     fitted = load_checkpoint(checkpoint).gate
     assert fitted is not None
-    samples, run = parity_of(with_cells=5)
+    frames, run = parity_of(with_cells=5)
     with pytest.raises(ParityError, match=r"the gate skips 5 of 5 parity frames with cells.* no bundle was written"):
-        gated.measured_gate(fitted, lambda _: -1.0, lambda _: -1.0, samples, run)
-    found = gated.measured_gate(fitted, lambda _: 1.0, lambda _: 1.0, samples, run)
+        gated.measured_gate(fitted, lambda _: -1.0, lambda _: -1.0, frames, run)
+    found = gated.measured_gate(fitted, lambda _: 1.0, lambda _: 1.0, frames, run)
     assert (found.parity_frames_skipped, found.parity_frames_with_cells_skipped) == (0, 0)
 
 

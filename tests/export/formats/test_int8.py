@@ -1,14 +1,12 @@
-"""INT8: what is quantised, what it may cost, and that nobody gets it unasked."""
+"""The INT8 artefact of a bundle: what it may cost, and that nobody gets it unasked."""
 
 from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -16,8 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from written_phantoms import SIDE, SIZE, write_phantoms
 
-from breastseg_deploy import BackendError, BundleError, FrameError, MachineError, ParityError, Segmenter
+from breastseg_deploy import BackendError, BundleError, ParityError, Segmenter
 from breastseg_deploy.artefacts import Int8Precision, details_of
 from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import (
@@ -32,37 +31,9 @@ from breastseg_deploy.bundle import (
     golden_bytes,
 )
 from breastseg_deploy.cli.main import main
-from breastseg_deploy.errors import ArgumentError
-from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.phantom import phantom_frame
-from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.selftest import GOLDEN_SLACK
-from breastseg_deploy.storage import make_folder
-from breastseg_export.exporter import export_bundle
-from breastseg_export.formats import int8
-from breastseg_export.formats.int8 import check_int8_frames, chosen_convolutions, quantised_network
-from breastseg_export.graph import export_network
-from breastseg_export.precision.layers import described_values, groups, plane_size
-from breastseg_export.samples import Sample, Samples
-from breastseg_export.settings import ExportSettings
-from breastseg_train.network.architecture import Architecture
-from breastseg_train.network.checkpoint import load_checkpoint
-from breastseg_train.network.model import SegmentationModel
-
-SIDE = 128
-SIZE = (SIDE, SIDE)
-
-
-def write_phantoms(folder: Path, first: int, count: int, masks: bool = False) -> Path:
-    for part in ("images", "masks") if masks else ("images",):
-        make_folder(folder / part)
-    for number in range(first, first + count):
-        phantom = phantom_frame(number, SIZE)
-        (folder / "images" / f"{number}.png").write_bytes(png_bytes(phantom.frame))
-        if masks:
-            (folder / "masks" / f"{number}.png").write_bytes(png_bytes(255 * phantom.mask))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -257,162 +228,7 @@ def test_verify_compares_it_with_float32_on_the_users_frames(
     assert 0.97 <= said["agreement_worst_dice"] <= 1
     phantoms = [phantom_frame(number, SIZE) for number in range(40, 43)]
     with Segmenter.open(exported, "openvino-int8") as eight, Segmenter.open(exported, "onnxruntime") as full:
-        ours, theirs = ([dice(way(one.frame).mask, one.mask) for one in phantoms] for way in (eight, full))
+        ours, theirs = ([dice(segment(one.frame).mask, one.mask) for one in phantoms] for segment in (eight, full))
     assert said["truth_dice_change_all"] == pytest.approx(np.mean(ours) - np.mean(theirs))
     assert said["change_judged"] is False
     assert "that change was not held to its limit: it takes at least 8 frames" in printed.err
-
-
-def test_int8_and_frames_to_calibrate_on_belong_together(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="got --precision int8 and no --calibrate"):
-        export_bundle(ExportSettings("demo", tmp_path / "b", "int8"))
-    with pytest.raises(ArgumentError, match="got --precision fp32 and --calibrate"):
-        export_bundle(ExportSettings("demo", tmp_path / "b", "fp32", calibrate=tmp_path))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_it_costs_is_measured_on_frames_with_masks_that_hold_cells(tmp_path: Path) -> None:
-    calibration = Samples(write_phantoms(tmp_path / "calibration", 100, 32), SIZE)
-    with pytest.raises(ArgumentError, match="at least 8 frames whose masks hold cells, got phantoms"):
-        check_int8_frames(calibration, Samples(None, SIZE))
-    without_masks = Samples(write_phantoms(tmp_path / "without", 0, 24), SIZE)
-    with pytest.raises(ArgumentError, match="whose masks hold cells, got 0"):
-        check_int8_frames(calibration, without_masks)
-    measured = write_phantoms(tmp_path / "with", 0, 24, masks=True)
-    check_int8_frames(calibration, Samples(measured, SIZE))
-    for part in ("images", "masks"):
-        (measured / part / "copy.png").write_bytes((measured / part / "0.png").read_bytes())
-    with pytest.raises(ArgumentError, match="copy of --frames and 0 of --frames are the same frame"):
-        check_int8_frames(calibration, Samples(measured, SIZE))
-
-
-def test_frames_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
-    measured = Samples(write_phantoms(tmp_path / "measured", 0, 24, masks=True), SIZE)
-
-    def refused(folder: Path, words: str, error: type[Exception] = ArgumentError) -> None:
-        with pytest.raises(error, match=words):
-            check_int8_frames(Samples(folder, SIZE), measured)
-
-    refused(write_phantoms(tmp_path / "few", 100, 31), "at least 32 frames, got 31")
-    refused(write_phantoms(tmp_path / "same", 20, 32), "20 of --calibrate and 20 of --frames are the same frame")
-    twice = write_phantoms(tmp_path / "twice", 100, 32)
-    (twice / "images" / "copy.png").write_bytes((twice / "images" / "100.png").read_bytes())
-    refused(twice, "copy of --calibrate and 100 of --calibrate are the same frame")
-    (twice / "images" / "copy.png").write_bytes(png_bytes(255 * phantom_frame(0, SIZE).mask))
-    refused(twice, "copy of --calibrate holds no more than 2 values, as a mask does")
-    damaged = write_phantoms(tmp_path / "damaged", 100, 32)
-    (damaged / "images" / "100.png").write_bytes(b"no picture")
-    refused(damaged, r"100\.png", FrameError)
-
-
-class Gone(Samples):
-    """Frames that disappear once they were checked."""
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        raise FrameError(f"frame {index} is gone")
-
-
-@pytest.fixture(scope="module")
-def network() -> onnx.ModelProto:
-    return export_network(load_checkpoint("demo").model, SIZE)
-
-
-def quantised(network: onnx.ModelProto, calibration: Samples) -> int8.QuantisedNetwork:
-    return quantised_network(network, GaborParameters(), SIZE, calibration)
-
-
-def convolutions_by_group(encoder: str) -> tuple[set[str], dict[str, set[str]]]:
-    """What is chosen of a network, and in each of its groups what is neither depthwise nor of pooled values."""
-    network = export_network(SegmentationModel(Architecture(encoder, (16,) * 5)).eval(), (64, 64))
-    values, shapes = described_values(network), {one.name: one.dims for one in network.graph.initializer}
-    of_planes = {
-        group.name: {
-            node.name
-            for node in group.nodes
-            if node.op_type == "Conv" and plane_size(values[node.output[0]]) > 1 and shapes[node.input[1]][1] > 1
-        }
-        for group in groups(network)
-    }
-    return chosen_convolutions(network), of_planes
-
-
-def test_without_squeeze_and_excitation_all_is_chosen_but_what_reads_the_frame_and_the_head() -> None:
-    chosen, of_planes = convolutions_by_group("tu-tf_efficientnet_lite0")
-    kept = set().union(*(of_planes.pop(name) for name in ("projection", "stem", "head")))
-    assert chosen == set().union(*of_planes.values())
-    assert kept.isdisjoint(chosen)
-
-
-def test_with_squeeze_and_excitation_nothing_of_the_encoder_is_chosen() -> None:
-    chosen, of_planes = convolutions_by_group("efficientnet-b0")
-    assert chosen
-    assert chosen < set().union(*(nodes for name, nodes in of_planes.items() if name.startswith("decoder")))
-
-
-def test_a_frame_that_disappears_is_not_put_down_to_nncf(network: onnx.ModelProto, tmp_path: Path) -> None:
-    with pytest.raises(FrameError, match="frame 0 is gone"):
-        quantised(network, Gone(write_phantoms(tmp_path / "frames", 0, 8), SIZE))
-
-
-def test_a_failure_of_nncf_is_named_as_one(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
-    def failing(*_: object, **__: object) -> Any:
-        raise RuntimeError("no\nluck")
-
-    monkeypatch.setattr("nncf.quantize", failing)
-    with pytest.raises(BackendError, match=r"NNCF 3\S* failed: no luck; export fp32"):
-        quantised(network, Samples(None, SIZE))
-
-
-def nncf_misunderstands(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]) -> None:
-    """NNCF, which quantises by other options than it was given."""
-    quantize = import_module("nncf").quantize
-
-    def by_others(model: Any, frames: Any, **asked: Any) -> Any:
-        change(asked)
-        return quantize(model, frames, **asked)
-
-    monkeypatch.setattr("nncf.quantize", by_others)
-
-
-def test_what_nncf_leaves_out_is_found(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
-    monkeypatch.setattr("nncf.quantize", lambda model, *_, **__: model)
-    with pytest.raises(BackendError, match="must quantise 20 convolutions and did 0 of them"):
-        quantised(network, Samples(None, SIZE))
-
-
-def test_what_nncf_does_too_much_is_found(monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto) -> None:
-    def keep_one_less(asked: dict[str, Any]) -> None:
-        asked["ignored_scope"] = replace(asked["ignored_scope"], names=asked["ignored_scope"].names[1:])
-
-    nncf_misunderstands(monkeypatch, keep_one_less)
-    with pytest.raises(BackendError, match="must quantise 20 convolutions and did 20 of them and 1 more"):
-        quantised(network, Samples(None, SIZE))
-
-
-def without_smoothing(asked: dict[str, Any]) -> None:
-    asked["advanced_parameters"].smooth_quant_alphas.convolution = -1
-
-
-def without_overflow_fix(asked: dict[str, Any]) -> None:
-    asked["advanced_parameters"].overflow_fix = import_module("nncf").OverflowFix.DISABLE
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [(without_smoothing, "applied no SmoothQuant"), (without_overflow_fix, "gave weights more than 7 bits")],
-)
-def test_what_nncf_leaves_out_of_the_recipe_is_found(
-    change: Callable[[dict[str, Any]], None], words: str, monkeypatch: pytest.MonkeyPatch, network: onnx.ModelProto
-) -> None:
-    nncf_misunderstands(monkeypatch, change)
-    with pytest.raises(BackendError, match=words):
-        quantised(network, Samples(None, SIZE))
-
-
-def test_without_nncf_the_install_command_is_named_before_anything_is_done(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(MachineError, match=r"pip install 'breastseg-deploy\[int8\]'"):
-        export_bundle(ExportSettings("demo", tmp_path / "b", "int8", calibrate=tmp_path / "nowhere"))
-    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ import torch
 
 from breastseg_deploy.artefacts import SlideTiles, details_of
 from breastseg_deploy.backends.onnxruntime import OnnxRuntimeTiles
-from breastseg_deploy.backends.openvino import OpenVinoTiles
+from breastseg_deploy.backends.openvino_tiles import OpenVinoTiles
 from breastseg_deploy.backends.tiles import run_golden_tile
 from breastseg_deploy.bundle import MANIFEST, SLIDE, SLIDE_GOLDEN, SLIDE_NETWORK, Bundle
 from breastseg_deploy.errors import ArgumentError, BackendError, BundleError, ParityError

@@ -19,6 +19,7 @@ from breastseg_deploy.errors import ParityError
 from breastseg_deploy.manifest import Manifest, Parity
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_export.graph import export_network
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import FP16_LIMITS, Compared, check, compare
 from breastseg_export.precision.half import explicitly_rounded, half_network
 from breastseg_export.precision.islands import SEARCH_FRAMES, IslandSearch, SearchFrame, halved, watched_frames
@@ -26,7 +27,6 @@ from breastseg_export.precision.layers import Groups, groups, layer_of
 from breastseg_export.precision.mixed import MixedNetwork, Values
 from breastseg_export.precision.ranges import SAFE_MAGNITUDE, Ranges, Watch, necessary_islands
 from breastseg_export.runners import network_in_onnxruntime, reference, session
-from breastseg_export.samples import Samples
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.model import SegmentationModel
 
@@ -64,7 +64,7 @@ def overflowing() -> Overflowing:
         model.unet.encoder.bn1.running_var.fill_(1e12)
     network = export_network(model, SIZE)
     watch = Watch(network)
-    frames = watched_frames(watch, Samples(None, SIZE), GaborParameters(), 0.5)
+    frames = watched_frames(watch, NamedFrames(None, SIZE), GaborParameters(), 0.5)
     return Overflowing(model, network, watch, frames, necessary_islands(network, watch.ranges))
 
 
@@ -76,7 +76,7 @@ def parity_with(overflowing: Overflowing, islands: Collection[str]) -> dict[str,
     model, half = overflowing.model, half_network(overflowing.network, islands)
     limits = FP16_LIMITS.model_copy(update={"mean_dice": 0.99})  # random weights leave every pixel near the threshold
     artefact = Compared("file", "ONNX Runtime", network_in_onnxruntime(half, model.architecture.gabor), limits)
-    return compare(reference(model), [artefact], Samples(None, SIZE), 0.5).summaries
+    return compare(reference(model), [artefact], NamedFrames(None, SIZE), 0.5).summaries
 
 
 class Scripted(IslandSearch):
@@ -91,7 +91,7 @@ class Scripted(IslandSearch):
         (figures,) = compare(
             lambda frame: np.ones(SIZE, np.float32),
             [Compared("n", "trial", lambda frame: np.ones(SIZE, np.float32), FP16_LIMITS)],
-            Samples(None, SIZE),
+            NamedFrames(None, SIZE),
             0.5,
         ).summaries.values()
         dice = {"mean_dice": 1 - lost, "mean_dice_with_cells": 1 - lost, "worst_dice": 1 - lost}
@@ -211,7 +211,7 @@ def test_hardness_is_the_dice_that_pixels_near_the_threshold_can_cost(overflowin
     frame = overflowing.frames[0]
 
     def hardness(*probabilities: float) -> float:
-        return SearchFrame(frame.sample, frame.tensor, np.array([probabilities], np.float32), 0.5).hardness
+        return SearchFrame(frame.named, frame.tensor, np.array([probabilities], np.float32), 0.5).hardness
 
     assert hardness(0.0, 1.0) == hardness(0.0, 0.0) == 0
     assert hardness(0.9, 0.9, 0.5) == pytest.approx(1 / (2 * 3 + 1))

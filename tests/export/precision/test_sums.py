@@ -21,11 +21,11 @@ from breastseg_deploy.manifest import Manifest
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_export.exporter import export_bundle
 from breastseg_export.graph import OPSET, export_network
+from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import FLOAT16_SUMS_LIMITS, FP16_LIMITS, Compared, check, compare
 from breastseg_export.precision.half import explicitly_rounded, half_network
 from breastseg_export.precision.sums import FLOAT16_SUMS, PRODUCTS, SummedInHalf, network_summing_in_float16
 from breastseg_export.runners import network_in_onnxruntime, reference
-from breastseg_export.samples import Samples
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -152,7 +152,7 @@ def test_a_network_in_float32_islands_alone_is_the_float32_network() -> None:
     model = SegmentationModel(Architecture("resnet18", (16,) * 5)).eval()
     network = export_network(model, SIZE)
     half = half_network(network, [node.name for node in network.graph.node])
-    frame = Samples(None, SIZE)[0].frame
+    frame = NamedFrames(None, SIZE)[0].frame
     found = network_summing_in_float16(half, GaborParameters())(frame)
     np.testing.assert_allclose(found, reference(model)(frame), atol=1e-5)
 
@@ -161,12 +161,12 @@ def test_float16_sums_that_spoil_a_mask_fail_parity_where_float32_sums_pass(
     beside_4096: tuple[SegmentationModel, ModelProto],
 ) -> None:
     model, network = beside_4096
-    half, gabor, samples = half_network(network, ()), GaborParameters(), Samples(None, SIZE)
+    half, gabor, frames = half_network(network, ()), GaborParameters(), NamedFrames(None, SIZE)
     compared = [
         Compared("file", "ONNX Runtime", network_in_onnxruntime(half, gabor), FP16_LIMITS),
-        Compared("file", FLOAT16_SUMS, network_summing_in_float16(half, gabor), FLOAT16_SUMS_LIMITS, {samples[0].name}),
+        Compared("file", FLOAT16_SUMS, network_summing_in_float16(half, gabor), FLOAT16_SUMS_LIMITS, {frames[0].name}),
     ]
-    run = compare(reference(model), compared, samples, 0.5)
+    run = compare(reference(model), compared, frames, 0.5)
     assert run.summaries[compared[1].title].frames == 1
     with pytest.raises(ParityError, match=r"^file in PyTorch with float16 sums: worst frame Dice 0\.9[0-5]"):
         check(run.summaries)

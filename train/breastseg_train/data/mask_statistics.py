@@ -49,7 +49,7 @@ class MaskStatistics:
         cells over 25, at most 1; raggedness is the share of cell pixels that lie on a border.
 
         Source: the paper asks for static weights from complexity and for the factor 1.5 (sections IV C and IV D); the
-        rest of the formula is ours (README, decisions).
+        rest of the formula is ours (docs/decisions/training.md).
         """
         if not self.cell_pixels:
             return 1.0

@@ -30,7 +30,8 @@ def seven_fold(predict: Predictor) -> Predictor:
     Raises:
         ArgumentError: by the predictor that is returned, for frames that are not square.
 
-    Source: the paper, section III H, "7-fold augmentation with averaging"; which seven is ours (README, decisions).
+    Source: the paper, section III H, "7-fold augmentation with averaging"; which seven is ours
+    (docs/decisions/training.md).
     """
 
     def predict_averaged(frames: NDArray[np.uint8]) -> NDArray[np.float32]:

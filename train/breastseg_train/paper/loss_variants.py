@@ -22,7 +22,7 @@ def boundary_aware_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """Algorithm 1 with its cross-entropy weighted 3 within 3 px of a border; a scalar, float32.
 
     Args and shapes as in `loss.combined_loss`. The abstract of the paper names the term and no formula: this one is
-    ours (README, decisions).
+    ours (docs/decisions/training.md).
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits, truth = logits.float(), truth.float()

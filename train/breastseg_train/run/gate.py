@@ -103,7 +103,7 @@ def fit_gate(
     fitting, calibrating = data.samples(fit_on), data.samples(calibrate_on)
     size_px = _one_size_and_no_frame_twice([*fitting, *calibrating])
     with_cells, unseen_with_cells = _with_cells(fitting), _with_cells(calibrating)
-    rank(int(unseen_with_cells.sum()), recall)  # refused before the long work
+    rank(int(unseen_with_cells.sum()), recall)  # too few frames are refused before the long work
     if with_cells.all() or not with_cells.any():
         raise DataError(f"a gate is fitted on frames with cells and on empty ones; {', '.join(fit_on)} lack one kind")
     gate = gate_for(model)
@@ -115,6 +115,7 @@ def fit_gate(
     with torch.inference_mode():
         scores = gate.score(unseen)[:, 0].numpy()
     threshold, miss_bound = conformal_threshold(scores[unseen_with_cells], recall)
+    # Empty frames take no part in the threshold: what they gain is reported, what frames with cells lose is promised.
     empty = scores[~unseen_with_cells]
     calibration = GateCalibration(
         recall=recall,

@@ -109,7 +109,7 @@ class RunFolder(lightning.Callback):
         position = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "minutes": self._minutes()}
         row = {**position, **figures, f"{SCORE}_ema": round(history[-1].ema, 6), "outlier": int(history[-1].outlier)}
         self._rows.append(row)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero:  # every process keeps the rows, for it resumes with them; one writes
             return
         write_whole(self._folder / FIGURES, _csv(self._rows))
         write_whole(self._folder / CURVES, curves_png(self._rows))
@@ -117,6 +117,7 @@ class RunFolder(lightning.Callback):
         checkpoint = Checkpoint(module.validated, module.threshold, details)
         self._write(LAST, lambda path: save_checkpoint(checkpoint, path))
         scores = [epoch.score for epoch in history]
+        # Of any other epoch that is the best, the model stands in its file since then.
         best = best_epoch(history) if module.configuration.stabilised else scores.index(max(scores))
         if best == len(history) - 1:
             self._write(BEST, lambda path: save_checkpoint(checkpoint, path))

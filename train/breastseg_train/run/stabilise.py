@@ -43,7 +43,7 @@ def stabilised(scores: Sequence[float]) -> list[StabilisedScore]:
     The robust standard deviation is 1.4826 times the median distance of recent scores from the average before them. A
     run that improves steadily keeps ahead of its average by a steady distance, so its progress is no outlier.
 
-    Source: the paper, eq. (6); the outlier rule is ours (README, decisions).
+    Source: the paper, eq. (6); the outlier rule is ours (docs/decisions/training.md).
     """
     history: list[StabilisedScore] = []
     distances: list[float] = []

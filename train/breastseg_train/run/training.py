@@ -151,19 +151,19 @@ def _fit(
             gradient_clip_val=configuration.clip_norm if configuration.stabilised else None,
             check_val_every_n_epoch=configuration.validate_every_epochs,
             precision=configuration.precision,  # type: ignore[arg-type]
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=0,  # its figures of an untrained network would enter the moving average
             accelerator="cpu" if place().processes > 1 and not torch.cuda.is_available() else "auto",
             devices=place().processes_here,
             num_nodes=place().processes // place().processes_here,
             strategy=_strategy(),
-            use_distributed_sampler=False,
+            use_distributed_sampler=False,  # `SeededDraws` shares out; Lightning's would draw other frames
             callbacks=[
                 *callbacks,
                 RunFolder(run, work.description, model.weights_from),
                 *([] if sys.stderr.isatty() else [TrainingProgress()]),
             ],
             logger=False,
-            enable_checkpointing=False,
+            enable_checkpointing=False,  # `RunFolder` writes checkpoints, whole or not at all
             enable_model_summary=False,
             enable_progress_bar=sys.stderr.isatty(),
             default_root_dir=run,

@@ -19,7 +19,7 @@ PHANTOM_COUNT = 10
 
 
 @dataclass(frozen=True)
-class Sample:
+class NamedFrame:
     """A frame to compare on.
 
     Attributes:
@@ -33,7 +33,7 @@ class Sample:
     truth: NDArray[np.uint8] | None
 
 
-class Samples(Sequence[Sample]):
+class NamedFrames(Sequence[NamedFrame]):
     """Frames of a folder, or phantoms; each is read when it is asked for.
 
     Args:
@@ -65,15 +65,15 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return PHANTOM_COUNT if self._files is None else len(self._files)
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # slices are not needed
+    def __getitem__(self, index: int) -> NamedFrame:  # type: ignore[override]  # slices are not needed
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self._files is None:
             phantom = phantom_frame(index, self._size_px)
-            return Sample(phantom.name, rgb_frame(phantom.frame, self._size_px), phantom.mask)
+            return NamedFrame(phantom.name, rgb_frame(phantom.frame, self._size_px), phantom.mask)
         return self._read(self._files[index])
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[NamedFrame]:
         return (self[index] for index in range(len(self)))
 
     def check(self) -> None:
@@ -85,6 +85,6 @@ class Samples(Sequence[Sample]):
         for file in followed(self._files or [], "reading frames", "frames"):
             self._read(file)
 
-    def _read(self, file: FrameFile) -> Sample:
+    def _read(self, file: FrameFile) -> NamedFrame:
         rgb, truth = read_rgb(file, self._size_px, self._bit_depth), read_truth(file, self._size_px)
-        return Sample(file.name, rgb, truth)
+        return NamedFrame(file.name, rgb, truth)
