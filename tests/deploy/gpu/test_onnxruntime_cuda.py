@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,10 @@ def pretend_gpu_build(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[d
 
     def session(content: bytes, settings: Any, **options: Any) -> Any:
         asked.append({"fallback": settings.get_session_config_entry("session.disable_cpu_ep_fallback"), **options})
-        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        on_cpu = onnxruntime.SessionOptions()
+        recorded = "session.record_ep_graph_assignment_info"
+        on_cpu.add_session_config_entry(recorded, settings.get_session_config_entry(recorded))
+        return onnxruntime.InferenceSession(content, on_cpu, providers=["CPUExecutionProvider"])
 
     def preload_dlls() -> None:
         print("Failed to load libcudnn.so.9")
@@ -76,9 +80,45 @@ def test_a_session_that_silently_runs_on_the_cpu_is_refused(
     asked = pretend_gpu_build(monkeypatch)
     with pytest.raises(BackendError) as failure:
         open_network(bundle, STREAM, 0)
-    assert "runs on CPUExecutionProvider in place of CUDAExecutionProvider" in str(failure.value)
+    assert re.search(
+        r"with \d+ nodes on CPUExecutionProvider, where all belong on CUDAExecutionProvider", str(failure.value)
+    )
     assert asked == [{"fallback": "1", "providers": [(PROVIDER, provider_options(4096, 0))], "enable_fallback": 0}]
     assert capsys.readouterr().out == ""
+
+
+class Placed:
+    """A session that names the GPU first and tells where its nodes are."""
+
+    def __init__(self, **nodes: int) -> None:
+        self._nodes = nodes
+
+    def disable_fallback(self) -> None: ...
+
+    def get_providers(self) -> list[str]:
+        return [PROVIDER, "CPUExecutionProvider"]
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        def part(name: str, number: int) -> Any:
+            return SimpleNamespace(ep_name=name, get_nodes=lambda: [None] * number)
+
+        return [part(name, number) for name, number in self._nodes.items()]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ({PROVIDER: 491, "CPUExecutionProvider": 1}, "491 nodes on CUDAExecutionProvider, 1 nodes on CPUExecutionPro"),
+        ({}, "with no node that it tells of"),
+    ],
+)
+def test_a_session_with_a_node_elsewhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, nodes: dict[str, int], words: str
+) -> None:
+    """That the GPU stands first among its providers says nothing about each node."""
+    pretend_gpu_build(monkeypatch, InferenceSession=lambda *_, **__: Placed(**nodes))
+    with pytest.raises(BackendError, match=words):
+        open_network(bundle, STREAM, 0)
 
 
 def test_a_session_that_cannot_be_made_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
