@@ -88,7 +88,6 @@ def build_engine(
     config = configuration(trt, builder, network, request, target, progress)
     keeps_timings = not request.flavour.builds_for_other_gpus  # in TensorRT-RTX they are no-ops that warn
     if keeps_timings:
-        config.builder_optimization_level = _THOROUGH
         put_timings(config, timing_cache, say)
     started = time.perf_counter()
     with log.heard():
@@ -186,6 +185,8 @@ def configuration(
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # types can be read back from the engine
     config.progress_monitor = log.progress_monitor(trt, progress)
+    if not request.flavour.builds_for_other_gpus:  # TensorRT-RTX times no kernels: there it is a no-op that warns
+        config.builder_optimization_level = _THOROUGH
     if target is not None:
         rtx_config = cast(IBuilderConfigRtx, config)
         rtx_config.num_compute_capabilities = 1

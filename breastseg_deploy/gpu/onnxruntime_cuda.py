@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,6 +141,7 @@ def open_session(ort: Any, place: Path, content: bytes, options: Mapping[str, st
     settings = ort.SessionOptions()
     settings.log_severity_level = 3  # errors only: warnings about the graph are the exporter's business
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # see `placement`
     try:
         session = ort.InferenceSession(content, settings, providers=[(PROVIDER, dict(options))], enable_fallback=0)
         session.disable_fallback()
@@ -147,10 +149,21 @@ def open_session(ort: Any, place: Path, content: bytes, options: Mapping[str, st
         raise BackendError(
             f"ONNX Runtime {ort.__version__} cannot load {place} on the GPU: {one_line(err)}; run `breastseg doctor`"
         ) from err
-    served_by = session.get_providers()
-    if not served_by or served_by[0] != PROVIDER:
+    served_by = placement(session)
+    if set(served_by) != {PROVIDER}:
+        nodes = (
+            ", ".join(f"{number} nodes on {name}" for name, number in served_by.items()) or "no node that it tells of"
+        )
         raise BackendError(
-            f"ONNX Runtime {ort.__version__} runs on {', '.join(served_by)} in place of {PROVIDER}: it cannot use this "
-            "GPU or misses CUDA or cuDNN libraries; run `breastseg doctor`"
+            f"ONNX Runtime {ort.__version__} runs {place.name} with {nodes}, where all belong on {PROVIDER}: it cannot "
+            "use this GPU or misses CUDA or cuDNN libraries; run `breastseg doctor`"
         )
     return session
+
+
+def placement(session: Any) -> dict[str, int]:
+    """How many nodes each execution provider runs, by the provider's name, as `open_session` has it recorded."""
+    nodes: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        nodes[part.ep_name] += len(part.get_nodes())
+    return dict(nodes)

@@ -99,6 +99,37 @@ def test_peers_are_measured_in_turn_with_the_runtime_or_say_why_not(demo_bundle:
     assert for_gpu.not_run == "no GPU"
 
 
+NOTING = """
+import sys
+from pathlib import Path
+import numpy as np
+from breastseg_benchmark.serving import Segmented, serve
+
+class Noting:
+    facts = {}
+    def __call__(self, rgb):
+        with open(sys.argv[1], "a") as file:
+            print(len(rgb), file=file)
+        return Segmented((rgb[..., 0] > 127).astype(np.uint8), {})
+
+sys.exit(serve(Noting, Path(sys.argv[2])))
+"""
+"""Notes how many frames each call has."""
+
+
+@pytest.mark.parametrize(("on_gpu", "sizes"), [(True, {"1", "2", "5"}), (False, {"1"})])
+def test_a_gpu_backend_runs_every_batch_size_before_its_memory_is_read(
+    demo_bundle: Path, tmp_path: Path, on_gpu: bool, sizes: set[str]
+) -> None:
+    """The budget of memory is for all of them; growth, which runs them as well, is measured of another backend."""
+    noted = tmp_path / "noted"
+    one = Implementation("noting", "backend", ("-c", NOTING, str(noted)), on_gpu=on_gpu)
+    few = GrowthPlan(batches=(1, 2, 5), rounds=1, frames=0)
+    plan = Plan(demo_bundle, "a test", most_frames=1, rounds=1, backends=("onnxruntime",), growth=few)
+    measure(replace(plan, peers=(one,)))
+    assert set(noted.read_text().split()) == sizes
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import platform
 from collections.abc import Sequence
+from typing import Any
 
 from breastseg_benchmark.gpu_check.step import Finding, Settings, Skip
 from breastseg_deploy.machine import Machine
@@ -49,3 +50,9 @@ def needed_cupy() -> object:
     if not cupy.cuda.is_available():
         raise Skip("CuPy finds no GPU")
     return cupy
+
+
+def bytes_in_use(cupy: Any) -> int:
+    """What all processes hold of the GPU, this one's CUDA context included: on an idle GPU, what this one takes."""
+    free, total = cupy.cuda.Device().mem_info
+    return int(total - free)

@@ -1,11 +1,26 @@
-"""The page of a check, in Markdown, as docs/RESULTS.md quotes it."""
+"""What a check leaves: one JSON object, and one page in Markdown, as docs/RESULTS.md quotes it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from breastseg_benchmark.gpu_check.step import Finding
+from breastseg_deploy.storage import write_whole
+
+
+def write_report(output: Path, found: Mapping[str, Finding], date: str) -> dict[str, Any]:
+    """Write gpu-check.json and gpu-check.md into a folder, in the place of older ones; returns the JSON object.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    result = {"date": date, "steps": {name: finding.as_json() for name, finding in found.items()}}
+    write_whole(output / "gpu-check.json", json.dumps(result, indent=1, allow_nan=False).encode())
+    write_whole(output / "gpu-check.md", page(found, date).encode())
+    return result
 
 
 def page(found: Mapping[str, Finding], date: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,8 +48,16 @@ class Finding:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """For the JSON object."""
-        return asdict(self)
+        """For the JSON object; figures that are no numbers, which JSON has no word for, are texts."""
+        return {**asdict(self), "figures": _with_words(self.figures)}
+
+
+def _with_words(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _with_words(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_words(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Skip(Exception):  # noqa: N818 - no error
@@ -98,4 +108,5 @@ def run_here(step: Step, settings: Settings) -> Finding:
     except Skip as err:
         return Finding("skipped", str(err))
     except Exception as err:  # libraries that do not load, CUDA errors, our own: all are findings
-        return Finding("failed", f"{type(err).__name__}: {' '.join(str(err).split())}"[:600])
+        words = f"{type(err).__name__}: {' '.join(str(err).split())}"[:600]
+        return Finding("failed", words, {"traceback": "".join(traceback.format_exception(err))})

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from breastseg_deploy.extras import DISTRIBUTION
 from breastseg_deploy.io.images import png_bytes
+from breastseg_deploy.nvidia import NoGpu, look_for_gpu
 from breastseg_deploy.phantom import phantom_frame
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,7 +54,6 @@ EXTRA = {
     "export": ("export", "package"),
     "cpu": ("phantoms", "segment", "verify", "watch"),
     "benchmark": ("benchmark",),
-    "gpu": ("gpu-check",),
     "signing": ("sign",),
 }
 """The extra that a command names first where nothing is installed."""
@@ -125,7 +125,8 @@ def words_of(command: str, places: dict[str, str]) -> list[str]:
 
 def test_every_command_is_tried_here() -> None:
     assert sorted(ARGUMENTS) == COMMANDS
-    assert sorted([*(command for commands in EXTRA.values() for command in commands), "doctor", "inspect"]) == COMMANDS
+    asked = [command for commands in EXTRA.values() for command in commands]
+    assert sorted([*asked, "doctor", "gpu-check", "inspect"]) == COMMANDS
 
 
 @pytest.mark.parametrize(("extra", "command"), [(extra, command) for extra, some in EXTRA.items() for command in some])
@@ -137,6 +138,17 @@ def test_a_command_without_its_libraries_ends_with_4_and_the_command_that_brings
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert f"is needed here and not installed: pip install '{DISTRIBUTION}[{extra}]'" in line
+    assert not Path(places["OUT"]).exists()
+
+
+def test_gpu_check_asks_for_a_gpu_before_it_asks_for_libraries(bare: Path, places: dict[str, str]) -> None:
+    """Nobody should install gigabytes to learn that there is no GPU."""
+    found = look_for_gpu()
+    wanted = f"needs an NVIDIA GPU: {found.reason}" if isinstance(found, NoGpu) else "cupy is needed here"
+    done = call(bare, "breastseg", "gpu-check", places["BUNDLE"], "--output", places["OUT"])
+    assert done.returncode == 4, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert wanted in line
     assert not Path(places["OUT"]).exists()
 
 

@@ -87,6 +87,18 @@ def test_the_builder_is_told_all_that_was_asked_for() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")
+@pytest.mark.parametrize(("times_kernels", "level"), [(True, 5), (False, 3)])
+def test_a_builder_that_times_kernels_compares_the_most(times_kernels: bool, level: int) -> None:
+    """TensorRT-RTX in TensorRT's place; 3 is what a builder begins with."""
+    trt: Any = load(RTX)
+    request = EngineRequest(replace(RTX, builds_for_other_gpus=not times_kernels), "8.6")
+    builder = trt.Builder(logger(trt))
+    network, _parser = parse_network(trt, builder, half_network())
+    config: Any = configuration(trt, builder, network, request, None, Progress(lambda _: None))
+    assert config.builder_optimization_level == level
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")
 @pytest.mark.parametrize("timings", [None, b"no timings"])
 def test_an_engine_that_cannot_be_loaded_where_it_was_built_is_refused(timings: bytes | None) -> None:
     """The way of TensorRT, with TensorRT-RTX in its place: timings, no compute capability, the engine read back."""

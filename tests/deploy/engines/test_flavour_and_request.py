@@ -41,6 +41,10 @@ def test_an_engine_takes_one_to_eight_frames_unless_told_otherwise() -> None:
     assert (request.min_batch, request.max_batch, request.precision) == (1, 8, "fp16")
 
 
+def test_an_engine_plans_with_one_gib_of_scratch_memory_unless_told_otherwise() -> None:
+    assert EngineRequest(RTX, "8.6").workspace_bytes == 2**30
+
+
 @pytest.mark.parametrize(
     ("batches", "profiles"),
     [((1, 8), ((1, 1, 1), (1, 8, 8))), ((2, 4), ((2, 2, 2), (2, 4, 4))), ((1, 1), ((1, 1, 1),))],

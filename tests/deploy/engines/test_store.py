@@ -170,6 +170,13 @@ def test_an_engine_of_tensorrt_alone_is_tied_to_the_model_of_the_gpu(
     assert EngineKey.of_request("1" * 64, request).gpu == gpu
 
 
+def test_the_key_holds_all_that_was_asked_for() -> None:
+    request = EngineRequest(FLAVOURS["tensorrt-rtx"], "8.9", min_batch=2, max_batch=4, workspace_bytes=123 << 20)
+    assert EngineKey.of_request("1" * 64, request) == EngineKey(
+        "1" * 64, "tensorrt-rtx", rtx.__version__, "8.9", "fp16", 2, 4, 123 << 20, ""
+    )
+
+
 # of the bundle
 
 

@@ -1,38 +1,25 @@
-"""The check of a machine with a GPU: its runner, its page, and its steps over the stand-in for a device."""
+"""The check of a machine with a GPU: its command, its runner and what it writes."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
-import onnxruntime
+import psutil
 import pytest
-from cuda_cpu import fake_cupy
-from host_network import Float16Network, HostNetwork, all_passed
 
-from breastseg_benchmark.gpu_check import kernel, network, serving
-from breastseg_benchmark.gpu_check.machine import versions
-from breastseg_benchmark.gpu_check.page import page
-from breastseg_benchmark.gpu_check.runner import run_steps
+from breastseg_benchmark.gpu_check.page import page, write_report
+from breastseg_benchmark.gpu_check.runner import ended, run_steps
 from breastseg_benchmark.gpu_check.step import STEPS, Finding, Settings, Skip, Step, run_here
-from breastseg_deploy import Segmenter
-from breastseg_deploy.backends.registry import BACKENDS
-from breastseg_deploy.backends.select import Choice
-from breastseg_deploy.bundle import FP16, Bundle
-from breastseg_deploy.gpu.pipeline import GpuPipeline
-from breastseg_deploy.machine import Machine
-from breastseg_deploy.nvidia import Gpu, NoGpu, look_for_gpu
-from breastseg_train.network.architecture import Architecture
+from breastseg_deploy.cli.main import main
+from breastseg_deploy.nvidia import Gpu, look_for_gpu
 
 NOWHERE = Settings("bundle", "output")
-SMALL_PX = (64, 64)
-STEP = Step("a step", "machine:versions", 5)
 needs_no_gpu = pytest.mark.skipif(isinstance(look_for_gpu(), Gpu), reason="there is a GPU")
 
 
@@ -59,6 +46,58 @@ def test_a_steps_finding_is_the_last_line_that_it_prints() -> None:
 def test_a_step_that_hangs_is_ended_at_its_limit() -> None:
     found, _ = run("import time; time.sleep(60)", limit_s=0.5)
     assert (found.verdict, found.words) == ("failed", "took longer than its limit of 0.5 s and was ended")
+    assert 0.5 <= found.seconds < 30
+
+
+def is_over(pid: int, patience_s: float = 20) -> bool:
+    """Whether a process ends, soon: it is killed when its signal arrives."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("hangs", ["sys.stdout.flush(); time.sleep(60)", "sys.exit()"], ids=["and hangs", "and ends"])
+def test_what_a_step_has_started_ends_with_it(tmp_path: Path, hangs: str) -> None:
+    """compute-sanitizer and the benchmark start processes of their own, which would go on using the GPU."""
+    child = "import sys, time; open(sys.argv[1], 'w').write('begun'); time.sleep(60)"
+    code = f"""import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {child!r}, {str(tmp_path / "begun")!r}])
+while not os.path.exists({str(tmp_path / "begun")!r}): time.sleep(0.01)
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+{hangs}
+"""
+    started = time.perf_counter()
+    found, _ = run(code, limit_s=20 if hangs == "sys.exit()" else 5)
+    assert found.verdict == "failed"
+    assert time.perf_counter() - started < 50
+    assert is_over(int((tmp_path / "pid").read_text()))
+
+
+class Undying:
+    """A process that a driver holds: no signal ends it."""
+
+    pid = 2**22 + 1  # over the largest that Linux gives
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        raise subprocess.TimeoutExpired("a step", timeout or 0)
+
+
+def test_a_process_that_cannot_be_ended_is_not_waited_for() -> None:
+    assert not ended(Undying(), patience_s=0)
+
+
+def test_a_step_may_print_what_is_no_text() -> None:
+    finding = json.dumps(Finding("passed", "all well").as_json())
+    found, _ = run(f"import sys; sys.stdout.buffer.write(b'\\xff\\n'); print({finding!r})")
+    assert (found.verdict, found.words) == ("passed", "all well")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +135,9 @@ def test_what_a_step_raises_is_its_finding(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert run_here(Loaded("a", "b", 1), NOWHERE) == Finding("skipped", "no compute-sanitizer")
     monkeypatch.setattr(Loaded, "error", RuntimeError("cudaErrorInvalid:\n  value"))
-    assert run_here(Loaded("a", "b", 1), NOWHERE) == Finding("failed", "RuntimeError: cudaErrorInvalid: value")
+    found = run_here(Loaded("a", "b", 1), NOWHERE)
+    assert (found.verdict, found.words) == ("failed", "RuntimeError: cudaErrorInvalid: value")
+    assert "in step" in found.figures["traceback"]
 
 
 def test_the_page_holds_every_verdict_and_figure() -> None:
@@ -110,132 +151,41 @@ def test_the_page_holds_every_verdict_and_figure() -> None:
     assert written.startswith("# GPU check, 2026-11-24\n\nNVIDIA Test\n")
 
 
-@needs_no_gpu
-def test_the_command_writes_json_and_page_and_fails_without_a_gpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "breastseg_deploy.cli.main", "gpu-check", str(tmp_path), "--output"]
-    command += [str(tmp_path / "out"), "--step", "versions", "--step", "race", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 3, done.stderr
-    printed = json.loads(done.stdout)
-    assert printed == json.loads((tmp_path / "out" / "gpu-check.json").read_text())
-    assert [one["verdict"] for one in printed["steps"].values()] == ["failed", "skipped"]
-    assert "no NVIDIA driver on this machine" in (tmp_path / "out" / "gpu-check.md").read_text()
+def test_json_and_page_are_written_after_each_step_whatever_becomes_of_it(tmp_path: Path) -> None:
+    """Whoever ends the check early, a hang of the machine included, has what was found until then."""
+    kept: list[list[str]] = []
+
+    def keep(found: Mapping[str, Finding]) -> None:
+        write_report(tmp_path, found, "2026-11-24")
+        kept.append(list(json.loads((tmp_path / "gpu-check.json").read_text())["steps"]))
+
+    steps = [Step(name, "nowhere:nothing", 60) for name in ("first", "second")]
+    run_steps(steps, NOWHERE, lambda line: None, printing("raise SystemExit('no such GPU')"), keep)
+    assert kept == [["first"], ["first", "second"]]
+    assert "| second | failed |" in (tmp_path / "gpu-check.md").read_text()
 
 
-# the steps
-
-
-GPU = Gpu("NVIDIA Test", "8.6", 24 << 30, "580.82", "13.0")
-
-
-def test_versions_name_the_gpu_and_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = GPU
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    without = versions(NOWHERE, Machine(gpu=gpu), ("numpy", "cupy"))
-    assert without.verdict == "failed"
-    assert "CuPy is not installed: pip install 'breastseg-deploy[gpu]'" in without.words
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
-    found = versions(NOWHERE, Machine(gpu=gpu), ("numpy", "cupy"))
-    assert found.verdict == "passed"
-    assert found.words == "NVIDIA Test, compute capability 8.6, driver 580.82, 24.0 GiB, CUDA up to 13.0"
-    assert found.figures["numpy"] == np.__version__
-    assert versions(NOWHERE, Machine(gpu=NoGpu("no driver", expected=False)), ()).verdict == "failed"
-
-
-def test_the_kernels_are_held_to_the_reference(cupy_on_cpu: ModuleType) -> None:
-    found = kernel.kernel(NOWHERE, size_px=(32, 32), rounds=1)
-    assert found.verdict == "passed", found.words
-    assert found.figures["largest error"] <= 1e-5
-
-
-def test_steps_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> None:
-    if isinstance(look_for_gpu(), Gpu):
-        pytest.skip("there is a GPU")
-    settings = Settings("bundle", str(tmp_path))
-    for step in STEPS:
-        if step.name not in ("versions", "b7-network"):
-            assert run_here(step, settings).verdict == "skipped", step.name
-
-
-@pytest.fixture
-def segment(bundle: Bundle, network: HostNetwork, cupy_on_cpu: ModuleType) -> Segmenter:
-    pipeline = GpuPipeline(bundle, lambda stream: network, all_passed)
-    return Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, FP16))
-
-
-def test_frames_that_are_waited_for_pass_the_race(cupy_on_cpu: ModuleType, segment: Segmenter) -> None:
-    segment(np.zeros(segment.manifest.frame.size_px, np.uint8))
-    cupy_on_cpu.streams.late = True
-    assert serving.raced(segment, cupy_on_cpu, 4) == Finding(
-        "passed", "0 of 4 frames read before they were written, by tested"
-    )
-
-
-class Hasty:
-    """A segmenter that reads frames on the device at once."""
-
-    backend = "one that waits for nobody"
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.manifest = bundle.manifest
-
-    def __call__(self, frame: Any) -> Any:
-        return SimpleNamespace(mask=getattr(frame, "host", frame) > 99)
-
-
-def test_frames_that_are_not_waited_for_fail_the_race(cupy_on_cpu: ModuleType, bundle: Bundle) -> None:
-    segment: Any = Hasty(bundle)
-    cupy_on_cpu.streams.late = True
-    found = serving.raced(segment, cupy_on_cpu, 4)
-    assert found.verdict == "failed"
-    assert found.words.endswith("of 4 frames read before they were written, by one that waits for nobody")
-
-
-def test_an_engine_is_timed_in_both_batch_sizes(cupy_on_cpu: ModuleType) -> None:
-    inner, stream = HostNetwork(), cupy_on_cpu.cuda.Stream(non_blocking=True)
-    figures = network.timed(cupy_on_cpu, stream, inner.bind, capture=False, size_px=(128, 128))
-    assert set(figures) == {"1 frames, ms", "8 frames, ms", "GB held after 1", "GB held after 8"}
-    assert set(inner.runs) == {1, 8}
-
-
-def test_a_backend_is_served_with_its_memory_and_stages(
-    cupy_on_cpu: ModuleType, bundle: Bundle, float16: Float16Network
-) -> None:
-    pipeline = GpuPipeline(bundle, lambda stream: float16, all_passed)
-    segment = Segmenter(bundle, Choice("tested", BACKENDS["tensorrt"], "tested: for this test", pipeline, FP16))
-    found = serving.served(segment, cupy_on_cpu, 8 << 30, 1.5, calls=1)
-    assert found.verdict == "passed"
-    assert "goldens pass, worst Dice" in found.words
-    assert list(found.figures["GPU memory held, bytes"]) == ["opened", "one frame", "eight frames"]
-    assert found.figures["at the export: engine, mean and worst Dice"]
-    assert "network" in found.figures["stages of eight frames, ms"]
-
-
-@pytest.fixture
-def small_b7(tmp_path: Path) -> Settings:
-    """Settings with the network that the export code writes, of a smaller encoder for smaller frames."""
-    settings = Settings("bundle", str(tmp_path))
-    found = network.write_b7(settings, Architecture("resnet18", (16,) * 5), SMALL_PX)
-    assert found.verdict == "passed"
-    return settings
+def test_figures_that_are_no_numbers_do_not_break_the_json() -> None:
+    figures = {"error": float("nan"), "times": {"one": [float("inf"), 1.5]}}
+    told = json.dumps(Finding("failed", "wrong", figures).as_json(), allow_nan=False)
+    assert json.loads(told)["figures"] == {"error": "nan", "times": {"one": ["inf", 1.5]}}
 
 
 @needs_no_gpu
-def test_the_export_code_writes_a_network_that_every_engine_takes_and_none_runs_without_a_gpu(
-    small_b7: Settings, cupy_on_cpu: ModuleType
+def test_without_a_gpu_the_command_says_so_in_one_sentence_and_starts_nothing(
+    demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In that order: what the export code imports must not meet the stand-in for CuPy."""
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    with pytest.raises(Skip) as skipped:
-        network.b7_tensorrt(small_b7, Machine(gpu=GPU), SMALL_PX)
-    assert "tensorrt: tensorrt is needed here and not installed" in str(skipped.value)
-    assert "tensorrt-rtx: TensorRT-RTX" in str(skipped.value)  # built from that network, and then
-    assert "cannot load this engine on this GPU" in str(skipped.value)
-    onnxruntime.InferenceSession(str(small_b7.b7_network), providers=["CPUExecutionProvider"], enable_fallback=0)
+    monkeypatch.setenv("BREASTSEG_DEMO_BUNDLE", str(demo_bundle))
+    assert main(["gpu-check", "--output", str(tmp_path / "out")]) == 4
+    said = capfd.readouterr().err
+    assert said.startswith("error: gpu-check needs an NVIDIA GPU: ")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
-def test_no_engine_that_runs_is_a_step_skipped() -> None:
-    with pytest.raises(Skip, match="tensorrt: not installed"):
-        network._in_words({"tensorrt": "not installed"})
-    words = network._in_words({"plain": {"1 frames, ms": 12.345}, "graph": "refused"})
-    assert (words.verdict, words.words) == ("passed", "one frame: plain 12.35 ms")
+def test_the_command_without_a_bundle_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("BREASTSEG_DEMO_BUNDLE", raising=False)
+    assert main(["gpu-check"]) == 1
+    assert "error: name a bundle, or set BREASTSEG_DEMO_BUNDLE" in capfd.readouterr().err

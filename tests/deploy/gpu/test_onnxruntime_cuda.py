@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
+import re
 import sys
 import threading
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from host_network import SIDE
@@ -51,7 +46,10 @@ def pretend_gpu_build(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[d
 
     def session(content: bytes, settings: Any, **options: Any) -> Any:
         asked.append({"fallback": settings.get_session_config_entry("session.disable_cpu_ep_fallback"), **options})
-        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        on_cpu = onnxruntime.SessionOptions()
+        recorded = "session.record_ep_graph_assignment_info"
+        on_cpu.add_session_config_entry(recorded, settings.get_session_config_entry(recorded))
+        return onnxruntime.InferenceSession(content, on_cpu, providers=["CPUExecutionProvider"])
 
     def preload_dlls() -> None:
         print("Failed to load libcudnn.so.9")
@@ -76,9 +74,45 @@ def test_a_session_that_silently_runs_on_the_cpu_is_refused(
     asked = pretend_gpu_build(monkeypatch)
     with pytest.raises(BackendError) as failure:
         open_network(bundle, STREAM, 0)
-    assert "runs on CPUExecutionProvider in place of CUDAExecutionProvider" in str(failure.value)
+    assert re.search(
+        r"with \d+ nodes on CPUExecutionProvider, where all belong on CUDAExecutionProvider", str(failure.value)
+    )
     assert asked == [{"fallback": "1", "providers": [(PROVIDER, provider_options(4096, 0))], "enable_fallback": 0}]
     assert capsys.readouterr().out == ""
+
+
+class Placed:
+    """A session that names the GPU first and tells where its nodes are."""
+
+    def __init__(self, **nodes: int) -> None:
+        self._nodes = nodes
+
+    def disable_fallback(self) -> None: ...
+
+    def get_providers(self) -> list[str]:
+        return [PROVIDER, "CPUExecutionProvider"]
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        def part(name: str, number: int) -> Any:
+            return SimpleNamespace(ep_name=name, get_nodes=lambda: [None] * number)
+
+        return [part(name, number) for name, number in self._nodes.items()]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ({PROVIDER: 491, "CPUExecutionProvider": 1}, "491 nodes on CUDAExecutionProvider, 1 nodes on CPUExecutionPro"),
+        ({}, "with no node that it tells of"),
+    ],
+)
+def test_a_session_with_a_node_elsewhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, nodes: dict[str, int], words: str
+) -> None:
+    """That the GPU stands first among its providers says nothing about each node."""
+    pretend_gpu_build(monkeypatch, InferenceSession=lambda *_, **__: Placed(**nodes))
+    with pytest.raises(BackendError, match=words):
+        open_network(bundle, STREAM, 0)
 
 
 def test_a_session_that_cannot_be_made_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
@@ -164,73 +198,3 @@ def test_a_failing_run_is_a_backend_error(bundle: Bundle, float16_session: Any) 
     with pytest.raises(BackendError, match=r"failed: .*; no mask is returned") as failure:
         bound.enqueue()
     assert "\n" not in str(failure.value)
-
-
-# Where the nodes of our networks are, by the real provider
-
-STUB = Path(__file__).resolve().parents[1] / "stub_cuda"
-UNPACKED = Path(sys.prefix) / "onnxruntime-gpu"
-ONNXRUNTIME_GPU_1_27 = {
-    ("Add", 14), ("Cast", 19), ("Concat", 13), ("Conv", 11), ("Mul", 14), ("ReduceMean", 18), ("Relu", 14),
-    ("Resize", 19), ("Sigmoid", 13),
-}  # fmt: skip
-"""Operators and versions with a CUDA kernel, in float16 and float32, in the least release that the extra `gpu` allows:
-found by its own provider, which placed a network of them (the test below, with that release unpacked)."""
-
-
-def operators(model: onnx.ModelProto) -> set[tuple[str, int]]:
-    (opset,) = [opset.version for opset in model.opset_import if opset.domain == ""]
-    return {(node.op_type, onnx.defs.get_schema(node.op_type, opset).since_version) for node in model.graph.node}
-
-
-def test_every_operator_of_the_network_has_a_cuda_kernel_in_the_least_release(bundle: Bundle) -> None:
-    assert operators(onnx.load_model_from_string(bundle.read(NETWORK_FP16))) <= ONNXRUNTIME_GPU_1_27
-
-
-@pytest.fixture(scope="module")
-def stub_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which the real CUDA provider opens a session without a GPU."""
-    if not UNPACKED.is_dir():
-        pytest.skip(
-            f"no onnxruntime-gpu in {UNPACKED}: pip install --no-deps --target {UNPACKED} onnxruntime-gpu==1.27.0"
-        )
-    nvidia = [str(place) for place in (Path(onnx.__file__).parents[1] / "nvidia").glob("*/lib")]
-    if not nvidia or shutil.which("gcc") is None:
-        pytest.skip("needs gcc, and CUDA's libraries as PyTorch brings them")
-    place = tmp_path_factory.mktemp("stubs")
-    empty = place / "empty.c"
-    empty.write_text("")
-    for name in ("libcuda.so.1", "libcurand.so.10"):
-        subprocess.run(["gcc", "-shared", f"-Wl,-soname,{name}", "-o", str(place / name), str(empty)], check=True)
-    preloaded = place / "cudart.so"
-    subprocess.run(["gcc", "-w", "-shared", "-fPIC", "-o", str(preloaded), str(STUB / "cudart.c")], check=True)
-    paths = os.pathsep.join([str(place), *nvidia])
-    return {"LD_PRELOAD": str(preloaded), "LD_LIBRARY_PATH": paths, "PYTHONPATH": str(UNPACKED)}
-
-
-def placed(environment: dict[str, str], network: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(STUB / "place.py"), str(network)]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-
-
-def test_the_real_provider_takes_our_options_and_places_every_node_on_the_gpu(
-    stub_libraries: dict[str, str], bundle: Bundle
-) -> None:
-    done = placed(stub_libraries, bundle.path / NETWORK_FP16)
-    assert done.returncode == 0, done.stderr
-    taken = json.loads(done.stdout)
-    wanted = provider_options(4096, 0)
-    assert {name: taken[name] for name in wanted} == wanted
-
-
-def test_the_real_provider_refuses_a_network_with_a_node_that_it_has_no_kernel_for(
-    stub_libraries: dict[str, str], tmp_path: Path
-) -> None:
-    node = onnx.helper.make_node("Det", ["x"], ["y"])
-    tensors = [onnx.helper.make_tensor_value_info(*info) for info in (("x", 1, [4, 4]), ("y", 1, []))]
-    graph = onnx.helper.make_graph([node], "one", tensors[:1], tensors[1:])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, tmp_path / "det.onnx")
-    done = placed(stub_libraries, tmp_path / "det.onnx")
-    assert done.returncode != 0
-    assert "BackendError" in done.stderr

@@ -167,6 +167,16 @@ def test_everything_runs_on_one_stream_that_is_not_the_callers(
     assert {address for _, address in cupy_on_cpu.launches} == {streams[0].ptr}
 
 
+def test_a_caller_on_another_gpu_is_served_and_stays_there(cupy_on_cpu: ModuleType, pipeline: GpuPipeline) -> None:
+    """CuPy enters no stream of a device that is not the current one."""
+    here, wanted = cupy_on_cpu.asarray(FRAMES[:1]), pipeline.infer(FRAMES[:1]).probability
+    with cupy_on_cpu.cuda.Device(1):
+        found = pipeline.infer(FRAMES[:1]), pipeline.infer_on_device(here, is_batch=True)
+        assert cupy_on_cpu.cuda.runtime.getDevice() == 1
+    for one in found:
+        np.testing.assert_array_equal(one.probability, wanted)
+
+
 def test_timings_name_every_stage_in_order(pipeline: GpuPipeline, bundle: Bundle) -> None:
     stages = ["stage", "upload", "preprocess", "network", "mask", "download"]
     assert list(pipeline.infer(FRAMES[:1]).seconds) == stages
