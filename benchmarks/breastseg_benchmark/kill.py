@@ -32,7 +32,7 @@ _EVERY = 5
 """After so many kills the command runs to its end, over what they left."""
 
 _EPOCHS = 4
-_ENTRY = "import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"
+_ENTRY = "import sys; from {module} import main; sys.exit(main())"
 _TINY_PRESET = (
     "from breastseg_train.run.configuration import PRESETS, Configuration; PRESETS['tiny'] = Configuration("
     f"'tiny', 'resnet18', (16,) * 5, crop_px=64, batch_size=2, epochs={_EPOCHS}, validate_every_epochs=1, "

@@ -23,6 +23,7 @@ from breastseg_deploy.backends.openvino_library import (
     load_openvino,
     openvino_border,
     openvino_title,
+    run_request,
 )
 from breastseg_deploy.bundle import BF16, INT8, INT8_NETWORK, INT8_WEIGHTS, MODEL, PORTABLE, TENSOR, Bundle
 from breastseg_deploy.errors import BackendError, BundleError, MachineError
@@ -198,8 +199,7 @@ class OpenVinoCpu:
     def _run(self, tensor: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
         """The network on one tensor (1, 4, H, W), into `probability` (H, W)."""
         with self._turn, openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
-            answer = self._request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0]
-            probability[:] = answer[0, 0]  # copied before the next frame overwrites it
+            probability[:] = run_request(self._request, {0: tensor})[0, 0]  # copied before the next frame overwrites it
 
 
 def _islands(bundle: Bundle) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from breastseg_deploy.backends.openvino_library import (
     load_openvino,
     openvino_border,
     openvino_title,
+    run_request,
 )
 from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, TENSOR, Bundle
 from breastseg_deploy.gate import FEATURES, SCORE
@@ -51,7 +52,7 @@ class OpenVinoHalves:
     def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
         """See `gated.Halves.encode`."""
         with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
-            self._encoder.infer({TENSOR: tensor}, share_inputs=True, share_outputs=True)
+            run_request(self._encoder, {TENSOR: tensor})
             score = float(self._encoder.get_tensor(SCORE).data[0])
             return score, [self._encoder.get_tensor(name) for name in FEATURES]
 
@@ -60,8 +61,7 @@ class OpenVinoHalves:
         with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
             for name, feature in zip(FEATURES, features, strict=True):
                 self._decoder.set_tensor(name, feature)
-            self._decoder.infer()
-            return np.asarray(self._decoder.get_output_tensor(0).data)
+            return run_request(self._decoder)
 
     def close(self) -> None:
         """Drop both halves."""

@@ -14,6 +14,7 @@ from breastseg_deploy.backends.openvino_library import (
     load_openvino,
     openvino_border,
     openvino_title,
+    run_request,
 )
 from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles, open_tiles
 from breastseg_deploy.bundle import SLIDE_NETWORK, Bundle
@@ -53,8 +54,8 @@ class OpenVinoTiles:
                 self._network.reshape(list(tensor.shape))
                 self._request = compiled_request(self._ov, self._core, self._network)
                 self._size_px = tensor.shape[2:]
-            answer = self._request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0]
-            return np.array(answer[0, 0], np.float32)  # copied before the next tile overwrites it
+            answer = run_request(self._request, {0: tensor})[0, 0]
+            return np.array(answer, np.float32)  # copied before the next tile overwrites it
 
     def close(self) -> None:
         """Drop the network."""

@@ -30,6 +30,11 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-dice-loss", type=float, metavar="X", help=_LOSS_HELP)
     parser.add_argument("--strict", action="store_true", help=_STRICT_HELP)
     parser.add_argument("--gate", action="store_true", help=_GATE_HELP)
+    add_public_key_argument(parser)
+
+
+def add_public_key_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --public-key."""
     parser.add_argument("--public-key", type=Path, metavar="PEM", help=_PUBLIC_KEY_HELP)
 
 

@@ -70,7 +70,7 @@ def _inspect_bundle(arguments: argparse.Namespace) -> int:
         bundle = Bundle.open(arguments.path)
     manifest = bundle.manifest
     if arguments.json:
-        print_json(manifest.model_dump(mode="json"))
+        print_json({**manifest.model_dump(mode="json"), "signed": bundle.is_signed, "signature": bundle.trust})
         return 0
     frame = manifest.frame
     spacing = "unknown" if frame.pixel_size_um is None else f"{frame.pixel_size_um} um"

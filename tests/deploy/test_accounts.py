@@ -56,35 +56,42 @@ class Books(RuleBasedStateMachine):
         super().__init__()
         self.now = 100.0
         self.computing: list[Entry] = []
-        self.submitted = 0
+        self.submitted = self.started = 0
         self.finished = False
         self.accepted: list[object] = []
+        self.replaced: list[object] = []
         self.events: list[Event] = []
 
     @initialize(
         policy=st.sampled_from(POLICIES), depth=st.integers(1, 4), deadline_s=st.none() | st.sampled_from([0.5, 3.0])
     )
     def begin(self, policy: Policy, depth: int, deadline_s: float | None) -> None:
-        self.policy, self.accounts = policy, Accounts(policy, depth, deadline_s)
+        self.policy, self.deadline_s, self.accounts = policy, deadline_s, Accounts(policy, depth, deadline_s)
 
-    @rule(age_s=st.sampled_from([0.0, 0.2, 2.0, -1.0, float("nan")]))
-    def submit(self, age_s: float) -> None:
+    @rule(age_s=st.sampled_from([0.0, 0.2, 2.0, -1.0, float("nan")]), patient=st.booleans())
+    def submit(self, age_s: float, patient: bool) -> None:
         answer = self.accounts.submit("frame", None, self.now - age_s, self.now)
         if answer is None:
             assert self.policy == "block"
-            return
+            if patient:  # it waits on, and is not counted
+                return
+            answer = self.accounts.refuse(None, "full")
         assert answer.id == self.submitted
         self.submitted += 1
         if answer:
             self.accepted.append(answer.id)
+            self.replaced += answer.replaced
         else:
             assert answer.refused in MEANING
+            assert not answer.replaced
 
     @rule()
     def start(self) -> None:
         entry = self.accounts.start(self.now)
         if entry is not None:
             self.computing.append(entry)
+            self.started += 1
+            assert self.deadline_s is None or self.now - entry.acquired_at < self.deadline_s
 
     @precondition(lambda self: self.computing)
     @rule(data=st.data(), error=st.sampled_from([None, None, None, ValueError("x"), BackendError("y")]))
@@ -124,6 +131,7 @@ class Books(RuleBasedStateMachine):
         assert accounted(counts) == counts.submitted == self.submitted
         assert counts.computing >= len(self.computing)  # one that ended before an older one waits for it
         assert counts.waiting <= self.accounts.depth
+        assert counts.wait.count == self.started
         assert counts.untaken <= self.accounts.depth or self.finished
 
     @invariant()
@@ -144,6 +152,9 @@ class Books(RuleBasedStateMachine):
         counts = self.accounts.snapshot()
         assert accounted(counts) == counts.submitted
         assert counts.in_flight == 0
+        assert self.replaced == [
+            event.id for event in self.events if isinstance(event, Dropped) and event.reason == "replaced"
+        ]
         assert counts.dropped == Counter(event.reason for event in self.events if isinstance(event, Dropped))
         assert counts.failed == sum(isinstance(event, Failed) for event in self.events)
         assert counts.latency.count == counts.delivered == len(results)

@@ -270,7 +270,12 @@ def test_a_full_disk_leaves_nothing(small_checkpoint: Path, tmp_path: Path) -> N
     assert left_behind(tmp_path) == []
 
 
-def test_ctrl_c_leaves_nothing_and_exits_130(small_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "words"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_sigterm_leave_nothing_and_have_exit_codes_of_their_own(
+    small_checkpoint: Path, tmp_path: Path, number: signal.Signals, code: int, words: str
+) -> None:
     command = [*COMMAND, str(small_checkpoint), "--output", str(tmp_path / "b"), "--size", str(SIDE)]
 
     def listen() -> None:  # a job in the background inherits deaf ears
@@ -280,8 +285,8 @@ def test_ctrl_c_leaves_nothing_and_exits_130(small_checkpoint: Path, tmp_path: P
     assert process.stderr is not None
     assert any(line.startswith("tracing ") for line in process.stderr)  # the work has begun
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, rest
-    assert "interrupted" in rest.splitlines()[-1]
+    assert process.returncode == code, rest
+    assert f"{words}; nothing is half-written" in rest.splitlines()[-1]
     assert left_behind(tmp_path) == []

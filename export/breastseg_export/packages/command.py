@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from breastseg_deploy.cli.backend import add_public_key_argument
 from breastseg_deploy.cli.command import Command, print_json
 
 CONSUMERS = ("bioimageio", "triton", "web", "cpp")
@@ -14,6 +15,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="a folder made by breastseg-export")
     parser.add_argument("--for", required=True, choices=CONSUMERS, dest="consumer", help="who is to use it")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the package's folder")
+    add_public_key_argument(parser)
     parser.add_argument("--force", action="store_true", help="replace the package that stands at --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
@@ -26,7 +28,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     package = PACKAGES[arguments.consumer]
     with Progress(f"packaging {arguments.bundle}"):
-        write_package(package, arguments.bundle, arguments.output, force=arguments.force)
+        write_package(
+            package, arguments.bundle, arguments.output, public_key=arguments.public_key, force=arguments.force
+        )
     if arguments.json:
         files = sorted(
             str(path.relative_to(arguments.output)) for path in arguments.output.rglob("*") if path.is_file()

@@ -39,11 +39,13 @@ class Package:
     mark: str
 
 
-def write_package(package: Package, bundle_path: Path, output: Path, *, force: bool = False) -> None:
+def write_package(
+    package: Package, bundle_path: Path, output: Path, *, public_key: Path | None = None, force: bool = False
+) -> None:
     """Write a bundle's package.
 
     Raises:
-        BundleError: the bundle is damaged.
+        BundleError: the bundle is damaged, or was not signed by the public key's owner where one is given.
         MachineError: this machine lacks what the package is made of.
         OutputError: the folder cannot be written.
         ParityError: the portable model does not reproduce the bundle's goldens on this machine.
@@ -51,7 +53,7 @@ def write_package(package: Package, bundle_path: Path, output: Path, *, force: b
     check_output_folder(output, force=force)
     if force:
         check_replaceable(output, package.mark)
-    with Segmenter.open(bundle_path, "onnxruntime") as segment:
+    with Segmenter.open(bundle_path, "onnxruntime", public_key=public_key) as segment:
         segment.self_test()
         bundle = segment.bundle
     with folder_written_whole(output, force=force) as folder:

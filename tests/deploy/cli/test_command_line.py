@@ -90,9 +90,12 @@ def test_inspect_shows_what_the_bundle_says_about_itself(demo_bundle: Path, caps
         assert words in shown
 
 
-def test_inspect_with_json_is_the_manifest(demo_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_with_json_is_the_manifest_and_what_is_known_of_its_signature(
+    demo_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("inspect", demo_bundle, "--json") == 0
-    assert json_on_stdout(capsys.readouterr().out) == json.loads((demo_bundle / "manifest.json").read_text())
+    manifest = json.loads((demo_bundle / "manifest.json").read_text())
+    assert json_on_stdout(capsys.readouterr().out) == {**manifest, "signed": False, "signature": "not signed"}
 
 
 def test_inspect_refuses_what_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,31 @@ def test_ctrl_c_in_the_first_moments_is_one_line_and_130(module: str, words: Seq
     assert interrupted >= 5
 
 
+SIGTERM_COMES = """
+import os, signal, sys
+from breastseg_deploy.cli.start import loaded, started
+
+def program(words):
+    try:
+        if words[0] == "work":
+            loaded()
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        sys.stderr.write("put in order\\n")
+    return 0
+
+sys.exit(started(program, None))
+"""
+
+
+@pytest.mark.parametrize(("moment", "order"), [("loading", ""), ("work", "put in order\n")])
+def test_sigterm_is_one_line_and_143_and_in_the_work_all_is_put_in_order_first(moment: str, order: str) -> None:
+    command = [sys.executable, "-c", SIGTERM_COMES, moment, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (143, f"{order}error: terminated; nothing is half-written\n")
+    assert json_on_stdout(done.stdout) == {"error": "terminated; nothing is half-written", "kind": "Terminated"}
+
+
 def test_ctrl_c_stays_ignored_where_the_shell_asked_for_that(tmp_path: Path) -> None:
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     code += "from breastseg_deploy.cli.start import loaded, started\n"

@@ -118,7 +118,15 @@ def test_verify_without_a_key_says_that_the_signature_was_not_checked(
     assert json.loads(told.out)["signed_by"] is None
 
 
-@pytest.mark.parametrize("command", [("verify",), ("segment", "FRAMES", "--output", "OUT")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("verify",),
+        ("segment", "FRAMES", "--output", "OUT"),
+        ("segment", "FRAMES", "--output", "OUT", "--workers", "2"),
+        ("package", "--for", "cpp", "--output", "OUT"),
+    ],
+)
 def test_every_command_that_serves_ends_with_1_where_the_signature_is_not_the_keys(
     demo_bundle: Path, tmp_path: Path, keys: Pair, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +135,24 @@ def test_every_command_that_serves_ends_with_1_where_the_signature_is_not_the_ke
     assert run(command[0], demo_bundle, *words, "--public-key", keys.public) == 1
     assert f"error: {demo_bundle} holds no model.sig" in capsys.readouterr().err
     assert not (tmp_path / "OUT").exists()
+
+
+def test_a_package_of_a_signed_bundle_is_made_with_its_key(bundle_copy: Path, tmp_path: Path, keys: Pair) -> None:
+    run("sign", bundle_copy, "--key", keys.private)
+    output = tmp_path / "package"
+    assert run("package", bundle_copy, "--for", "cpp", "--output", output, "--public-key", keys.public) == 0
+    assert any(output.iterdir())
+
+
+def test_every_worker_of_a_fleet_checks_the_signature(
+    bundle_copy: Path, tmp_path: Path, keys: Pair, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run("sign", bundle_copy, "--key", keys.private)
+    run("phantoms", "--output", tmp_path / "frames", "--size", 128, "--count", 2)
+    words = ("segment", bundle_copy, tmp_path / "frames", "--backend", "onnxruntime", "--public-key", keys.public)
+    capfd.readouterr()
+    assert run(*words, "--output", tmp_path / "out", "--workers", 2) == 0
+    assert capfd.readouterr().err.count(f"signed by the key {keys.key.public_key.sha256}") == 2
 
 
 def test_evaluate_looks_for_the_signature_before_it_reads_the_manifest(
@@ -147,6 +173,8 @@ def test_inspect_shows_whether_a_bundle_is_signed(
     assert "signature                not signed\n" in capsys.readouterr().out
     assert run("inspect", bundle_copy) == 0
     assert "signature                signed, but by whom was not checked" in capsys.readouterr().out
+    assert run("inspect", bundle_copy, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["signed"] is True
 
 
 def test_sign_refuses_an_altered_bundle_with_1(

@@ -82,7 +82,7 @@ def training_ends_in_a_sentence(trainer: lightning.Trainer, run: Path) -> Iterat
     """Turn the ends that Lightning and PyTorch give a run into this project's.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C, which Lightning turns into the end of the process.
+        KeyboardInterrupt: on Ctrl-C, or the kind that SIGTERM raised: Lightning turns both into the end of the process.
         TrainingError: out of memory; another process of the run ended.
     """
     handler = signal.getsignal(signal.SIGINT)
@@ -92,7 +92,7 @@ def training_ends_in_a_sentence(trainer: lightning.Trainer, run: Path) -> Iterat
         if not trainer.interrupted:
             raise
         signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from end
+        raise (type(end.__context__) if isinstance(end.__context__, KeyboardInterrupt) else KeyboardInterrupt) from end
     except (torch.OutOfMemoryError, MemoryError) as err:
         raise TrainingError(
             f"out of memory while training; the checkpoints in {run} stay usable: lower batch_size and raise "
