@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,13 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.artefacts import Bf16Precision, details_of
-from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
 from breastseg_deploy.backends.openvino_islands import check_bfloat16, with_islands
 from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles, open_tiles
 from breastseg_deploy.bundle import (
     BF16,
-    GATE_DECODER,
-    GATE_ENCODER,
     INT8,
     INT8_NETWORK,
     INT8_WEIGHTS,
@@ -35,7 +32,6 @@ from breastseg_deploy.bundle import (
 )
 from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError
 from breastseg_deploy.extras import require
-from breastseg_deploy.gate import FEATURES, SCORE
 from breastseg_deploy.inference import Inference
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.preprocess.tensor import network_input
@@ -79,7 +75,7 @@ def check_openvino(machine: Machine) -> str:
         MachineError: openvino is not installed.
         BackendError: it is installed and cannot be loaded.
     """
-    return f"{_title(load_openvino())} on the CPU"
+    return f"{engine_title(load_openvino())} on the CPU"
 
 
 def check_openvino_bf16(machine: Machine) -> str:
@@ -187,9 +183,9 @@ class OpenVinoCpu:
         settings: Mapping[str, object] | None = None,
     ) -> None:
         ov = load_openvino()
-        self.title, self.artefact = _title(ov), artefact
-        self.settings = dict((BF16_SETTINGS if artefact == BF16 else SETTINGS) if settings is None else settings)
-        self.islands = _islands(bundle) if artefact == BF16 else ()
+        self.title, self.artefact = engine_title(ov), artefact
+        self.settings = dict(settings_of(artefact) if settings is None else settings)
+        self.islands = islands_of(bundle, artefact)
         self._size_px = bundle.manifest.frame.size_px
         self._gabor = bundle.manifest.gabor.parameters()
         self._threads = threads
@@ -199,15 +195,8 @@ class OpenVinoCpu:
             "try another version of it, or export the bundle again",
         ):
             core = ov.Core()
-            if artefact == INT8:
-                network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
-            else:
-                network = _cut_at_tensor(ov, core, bundle)
-            _check_answer(ov, network, bundle, artefact)
-            if artefact == BF16:
-                network = with_islands(ov, core, network, self.islands)
-            precision = "bf16" if artefact == BF16 else "f32"
-            self._request = compiled_request(ov, core, network, self.settings, precision)
+            network = read_network(ov, core, bundle, artefact)
+            self._request = compiled_request(ov, core, network, self.settings, precision_of(artefact))
             if artefact == BF16:
                 self.title += f", {check_bfloat16(self._request.get_compiled_model(), self.islands)}"
 
@@ -235,58 +224,6 @@ class OpenVinoCpu:
             probability[:] = answer[0, 0]  # copied before the next frame overwrites it
 
 
-class OpenVinoHalves:
-    """The halves of a gated network, compiled for one frame; see `gated.Halves`. Features are not copied between them.
-
-    Raises:
-        MachineError: openvino is not installed.
-        BackendError: a half cannot be loaded.
-        BundleError: it was altered, or the bundle holds no gate.
-    """
-
-    name = NAME
-
-    def __init__(self, bundle: Bundle) -> None:
-        bundle_gate(bundle)
-        ov = load_openvino()
-        self.title = f"{_title(ov)} {SETTINGS}"
-        requests = []
-        for file in (GATE_ENCODER, GATE_DECODER):
-            with openvino_border(
-                f"cannot load {bundle.path / file}", "try another version of it, or export the bundle again"
-            ):
-                core = ov.Core()
-                half = core.read_model(bundle.read(file))
-                half.reshape({name: [1, *shape[1:]] for name, shape in _input_shapes(half).items()})
-                requests.append(compiled_request(ov, core, half))
-        self._encoder, self._decoder = requests
-
-    def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
-        """See `gated.Halves.encode`."""
-        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
-            self._encoder.infer({TENSOR: tensor}, share_inputs=True, share_outputs=True)
-            score = float(self._encoder.get_tensor(SCORE).data[0])
-            return score, [self._encoder.get_tensor(name) for name in FEATURES]
-
-    def decode(self, features: Sequence[Any]) -> NDArray[np.float32]:
-        """See `gated.Halves.decode`."""
-        with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
-            for name, feature in zip(FEATURES, features, strict=True):
-                self._decoder.set_tensor(name, feature)
-            self._decoder.infer()
-            return np.asarray(self._decoder.get_output_tensor(0).data)
-
-    def close(self) -> None:
-        """Drop both halves."""
-        vars(self).pop("_encoder", None)
-        vars(self).pop("_decoder", None)
-
-
-def open_gated_openvino(bundle: Bundle, machine: Machine) -> GatedCpu:
-    """The network in two halves with the gate between them; see `gated.open_gated` for what it raises."""
-    return open_gated(OpenVinoHalves(bundle), bundle, machine)
-
-
 class OpenVinoTiles:
     """The slide artefact, compiled for one size of tile at a time; see `tiles.TileNetwork`.
 
@@ -303,7 +240,7 @@ class OpenVinoTiles:
     def __init__(self, bundle: Bundle) -> None:
         bundle_tiles(bundle)
         self._ov = load_openvino()
-        self.title = f"{_title(self._ov)} {SETTINGS}"
+        self.title = f"{engine_title(self._ov)} {SETTINGS}"
         self._request: Any = None
         self._size_px: tuple[int, ...] = ()
         with openvino_border(
@@ -341,27 +278,52 @@ def compiled_request(
     compiled = core.compile_model(model, "CPU", dict(settings))
     taken = compiled.get_property("INFERENCE_PRECISION_HINT")
     if taken != getattr(ov.Type, precision):
-        raise BackendError(f"{_title(ov)} must compute in {_IN_WORDS[precision]}, it took {taken}; use onnxruntime")
+        raise BackendError(
+            f"{engine_title(ov)} must compute in {_IN_WORDS[precision]}, it took {taken}; use onnxruntime"
+        )
     return compiled.create_infer_request()
 
 
 _IN_WORDS = {"f32": "float32", "bf16": "bfloat16"}
 
 
-def _islands(bundle: Bundle) -> tuple[str, ...]:
-    """The manifest's float32 islands beside bfloat16.
+def settings_of(artefact: str) -> Mapping[str, object]:
+    """OpenVINO's settings for the precision of a role."""
+    return BF16_SETTINGS if artefact == BF16 else SETTINGS
+
+
+def precision_of(artefact: str) -> str:
+    """What the network of a role computes in beyond its islands or 8-bit layers, as `compiled_request` takes it."""
+    return "bf16" if artefact == BF16 else "f32"
+
+
+def islands_of(bundle: Bundle, artefact: str) -> tuple[str, ...]:
+    """The manifest's float32 islands beside bfloat16; none for another role.
 
     Raises:
-        BundleError: it names none.
+        BundleError: it names none for bfloat16.
     """
+    if artefact != BF16:
+        return ()
     found = details_of(bundle.manifest, BF16, Bf16Precision)
     if not found:
         raise BundleError(f"{bundle.path} {bundle.holds_no(BF16)}; export it again with --precision fp16 or int8")
     return found[0].fp32_islands
 
 
-def _input_shapes(model: Any) -> dict[str, list[Any]]:
-    return {one.get_any_name(): list(one.get_partial_shape()) for one in model.inputs}
+def read_network(ov: Any, core: Any, bundle: Bundle, artefact: str) -> Any:
+    """The whole network of a role for one frame, from its tensor to the probability, not compiled yet.
+
+    Raises:
+        BackendError: it does not answer as a network of this bundle must.
+        BundleError: a file was altered, or the bundle holds none of that role.
+    """
+    if artefact == INT8:
+        network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
+    else:
+        network = _cut_at_tensor(ov, core, bundle)
+    _check_answer(ov, network, bundle, artefact)
+    return with_islands(ov, core, network, islands_of(bundle, artefact)) if artefact == BF16 else network
 
 
 def _cut_at_tensor(ov: Any, core: Any, bundle: Bundle) -> Any:
@@ -412,7 +374,8 @@ def _goldens(backend: OpenVinoCpu, bundle: Bundle) -> tuple[GoldenResult, ...]:
     return run_goldens(bundle, backend.artefact, run, 1, f"{backend.title} behind the FFT preprocessing")
 
 
-def _title(ov: Any) -> str:
+def engine_title(ov: Any) -> str:
+    """Name and version of the engine."""
     return f"OpenVINO {ov.__version__.partition('-')[0]}"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from phantom_files import SIZE, write_phantoms
 
 from breastseg_deploy import BackendError, BundleError, FrameError, MachineError, ParityError, Segmenter
 from breastseg_deploy.artefacts import Int8Precision, details_of
@@ -38,7 +37,6 @@ from breastseg_deploy.metrics import dice
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.preprocess.gabor import GaborParameters
 from breastseg_deploy.selftest import GOLDEN_SLACK
-from breastseg_deploy.storage import make_folder
 from breastseg_export.exporter import export_bundle
 from breastseg_export.formats import int8
 from breastseg_export.formats.int8 import check_int8_frames, chosen_convolutions, quantised_network
@@ -49,38 +47,6 @@ from breastseg_export.settings import ExportSettings
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.network.model import SegmentationModel
-
-SIDE = 128
-SIZE = (SIDE, SIDE)
-
-
-def write_phantoms(folder: Path, first: int, count: int, masks: bool = False) -> Path:
-    for part in ("images", "masks") if masks else ("images",):
-        make_folder(folder / part)
-    for number in range(first, first + count):
-        phantom = phantom_frame(number, SIZE)
-        (folder / "images" / f"{number}.png").write_bytes(png_bytes(phantom.frame))
-        if masks:
-            (folder / "masks" / f"{number}.png").write_bytes(png_bytes(255 * phantom.mask))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The demo checkpoint in INT8, calibrated on phantoms that parity does not see; and what the command printed."""
-    place = tmp_path_factory.mktemp("int8")
-    frames = write_phantoms(place / "frames", 0, 24, masks=True)
-    calibration = write_phantoms(place / "calibration", 100, 32)
-    command = ["export", "demo", "--output", place / "bundle", "--precision", "int8", "--calibrate", calibration]
-    said = io.StringIO()
-    with redirect_stdout(said):
-        assert main([str(word) for word in [*command, "--frames", frames, "--size", SIDE, "--json"]]) == 0
-    return place / "bundle", json.loads(said.getvalue())
-
-
-@pytest.fixture
-def exported(made: tuple[Path, dict[str, Any]]) -> Path:
-    return made[0]
 
 
 @pytest.fixture
@@ -208,11 +174,6 @@ def test_auto_never_takes_it(exported: Path) -> None:
     found.backend.close()
     assert found.name in ("openvino", "onnxruntime")
     assert "openvino-int8" not in found.reason
-
-
-def test_it_serves_no_gate(gated_bundle: Path) -> None:
-    with pytest.raises(BackendError, match="openvino-int8 serves no empty-frame gate"):
-        Segmenter.open(gated_bundle, "openvino-int8", gate=True)
 
 
 def test_a_bundle_without_it_says_so(gated_bundle: Path) -> None:
