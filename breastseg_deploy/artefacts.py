@@ -205,6 +205,8 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "bf16": Bf16Precision,
     "int8": Int8Precision,
     "gate": Gate,
+    "gate-bf16": Gate,
+    "gate-int8": Gate,
     "engine": EngineEntry,
     "slide": SlideTiles,
 }

@@ -23,6 +23,8 @@ from breastseg_deploy.trust.statement import SIGNATURE
 MANIFEST = "manifest.json"
 PORTABLE, FP16, BF16, INT8, GATE, ENGINE, SLIDE = "portable", "fp16", "bf16", "int8", "gate", "engine", "slide"
 """Roles of artefacts (`manifest.Artefact`)."""
+GATE_BF16, GATE_INT8 = "gate-bf16", "gate-int8"
+"""Roles of the empty-frame gate in the network of `BF16` and of `INT8`, which is cut in two when it is opened."""
 
 MODEL = "model.onnx"
 NETWORK_FP16 = "network.fp16.onnx"

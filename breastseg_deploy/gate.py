@@ -102,7 +102,7 @@ class GateCalibration(BaseModel):
 
 
 class Gate(GateCalibration):
-    """The gate of a bundle.
+    """The gate of a bundle, for the network in one precision.
 
     Attributes:
         margin: how far a score computed by the bundle may lie from the reference's. The runtime skips a frame only
@@ -112,6 +112,9 @@ class Gate(GateCalibration):
         golden_skipped: which of these the gate skips.
         parity_frames_skipped: how many of the parity frames the gate skips, among them
         parity_frames_with_cells_skipped: those in which the reference finds a cell.
+        cut: names of the decoder's inputs inside the whole network, which OpenVINO cuts there; empty where the halves
+            are files.
+        refusal: why nobody may serve it, in a sentence; empty where it may be served.
     """
 
     margin: float = Field(ge=0)
@@ -120,10 +123,12 @@ class Gate(GateCalibration):
     golden_skipped: tuple[bool, ...]
     parity_frames_skipped: int = Field(ge=0)
     parity_frames_with_cells_skipped: int = Field(ge=0)
+    cut: tuple[str, ...] = ()
+    refusal: str = ""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if self.largest_score_error > self.margin:
+        if self.largest_score_error > self.margin and not self.refusal:
             raise ValueError(f"largest_score_error {self.largest_score_error} is over the margin {self.margin}")
         if self.parity_frames_with_cells_skipped > self.parity_frames_skipped:
             raise ValueError("more parity frames with cells are skipped than parity frames")

@@ -70,7 +70,7 @@ def check_gate(
             f"all frames or none must have a mask to count misses by, {len(without)} of {len(files)} have none, such "
             f"as {without[0].path}; add the masks, or give the folder images/ alone"
         )
-    gate = bundle_gate(segment.bundle)
+    gate = bundle_gate(segment.bundle, segment.artefact)
     limit = segment.manifest.limits_of(segment.artefact).worst_dice
     seconds: dict[bool, list[float]] = {True: [], False: []}
     skipped, with_cells, missed = 0, 0, dict[str, int]()

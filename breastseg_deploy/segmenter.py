@@ -49,7 +49,8 @@ class Segmenter:
         manifest: what the bundle says about itself.
         backend: name of the backend in use.
         record: what the registry says of it.
-        artefact: the role of what it serves: "portable", "fp16" on a GPU, "gate", "bf16" or "int8".
+        artefact: the role of what it serves: "portable", "fp16" on a GPU, "bf16" or "int8"; with the empty-frame
+            gate "gate", "gate-bf16" or "gate-int8".
         gate: the empty-frame gate where the bundle was opened with it, else None.
         backend_reason: which backend was chosen, why, and why each preferred one was passed over; also logged under
             "breastseg_deploy", at WARNING where a better backend ought to have worked, else at INFO.
@@ -64,7 +65,7 @@ class Segmenter:
         self.artefact: str = choice.artefact
         self._engine = choice.backend
         engine = self._engine
-        self.gate: Gate | None = bundle_gate(bundle) if isinstance(engine, GatedBackend) else None
+        self.gate: Gate | None = bundle_gate(bundle, choice.artefact) if isinstance(engine, GatedBackend) else None
         self._infer = engine.infer_gated if isinstance(engine, GatedBackend) else engine.infer
         self._machine = machine or Machine()
         self._tiles: TileNetwork | None = None
@@ -330,7 +331,7 @@ class Segmenter:
         """
         engine = self._engine
         if isinstance(engine, GatedBackend):
-            return list(self._while_open(lambda: run_gated_goldens(engine, self.bundle, self.backend)))
+            return list(self._while_open(lambda: run_gated_goldens(engine, self.bundle, self.artefact, self.backend)))
 
         def run(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
             found = self._while_open(lambda: self._infer(rgb))

@@ -38,6 +38,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--other-size", action="append", default=[], type=Path, metavar="BUNDLE",
         help="the same checkpoint exported for another frame size, for growth with size; may be given again",
     )  # fmt: skip
+    parser.add_argument(
+        "--profile", action="store_true", help="where the network's time goes in OpenVINO, by kind of layer"
+    )
+    parser.add_argument(
+        "--threads",
+        action="store_true",
+        help="one frame by 1, 2 and more threads, and frames side by side, in OpenVINO",
+    )
     parser.add_argument("--budgets", type=Path, metavar="FILE", help="hold the run to the budgets of a TOML file")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -53,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_benchmark.growth import GrowthPlan
     from breastseg_benchmark.measure import Plan, measure
     from breastseg_benchmark.report import report_html
-    from breastseg_benchmark.tables import implementations_text, verdict_text, verdicts_text
+    from breastseg_benchmark.tables import results_text, verdict_text, verdicts_text
     from breastseg_deploy.storage import check_place, write_whole
 
     if arguments.report is not None:
@@ -71,6 +79,8 @@ def _run(arguments: argparse.Namespace) -> int:
             sizes=tuple(arguments.other_size),
             frames=arguments.growth_frames,
         ),
+        profile=arguments.profile,
+        threads=arguments.threads,
     )
     results = measure(plan, lambda step: print(step, file=sys.stderr))
     results = results.model_copy(update={"verdicts": judge(results, budgets)})
@@ -80,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(results.model_dump(mode="json"))
     else:
-        print(implementations_text(results))
+        print(results_text(results))
         if results.verdicts:
             print("\n" + verdicts_text(results.verdicts))
     missed = [verdict_text(verdict) for verdict in results.verdicts if verdict.status == "missed"]

@@ -17,7 +17,9 @@ from breastseg_benchmark.frames import BenchmarkFrames, benchmark_frames, decodi
 from breastseg_benchmark.growth import GrowthPlan, measure_growth
 from breastseg_benchmark.implementations import Implementation, backend_implementations, runtime_implementation
 from breastseg_benchmark.process import OPEN_TIMEOUT_S, NotRunError, Process, Timed, in_turn, seconds_of
+from breastseg_benchmark.profile import profiles
 from breastseg_benchmark.results import Agreement, BundleFacts, Distribution, Memory, Ratio, Results, Row
+from breastseg_benchmark.threads import measure_threads
 from breastseg_deploy.backends.select import AUTO
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.progress import Progress
@@ -42,6 +44,8 @@ class Plan:
         paper: the paper's pipeline.
         peers: others, each measured in turn with the runtime.
         growth: how growth is measured.
+        profile: whether the layers of the backends are counted whose engine does that.
+        threads: whether threads and frames side by side are measured.
         short: whether absolute figures are held to no budget.
         timeout_s: longest wait for one answer of an implementation.
     """
@@ -57,6 +61,8 @@ class Plan:
     paper: Implementation | None = None
     peers: tuple[Implementation, ...] = ()
     growth: GrowthPlan = field(default_factory=GrowthPlan)
+    profile: bool = False
+    threads: bool = False
     short: bool = False
     timeout_s: float = OPEN_TIMEOUT_S
 
@@ -101,6 +107,8 @@ def measure(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Results:
             rows=tuple(rows),
             decode=decoding(frames, plan.rounds),
             growth=growth,
+            profiles=profiles(bundle, plan.backends, frames.rgb, plan.rounds) if plan.profile else (),
+            threads=measure_threads(bundle, frames.rgb, plan.rounds) if plan.threads else None,
         )
 
 

@@ -8,9 +8,12 @@ from breastseg_benchmark.tables import (
     Table,
     growth_tables,
     not_run_lines,
+    profile_tables,
+    profiles_not_run,
     quality_table,
     speed_table,
     stage_table,
+    threads_table,
     verdict_table,
 )
 from breastseg_deploy.extras import require
@@ -39,6 +42,9 @@ def report_html(results: Results) -> str:
         peers=_tables(results, ("peer",)),
         peers_not_run=not_run_lines([row for row in results.rows if row.kind == "peer"]),
         stages=stage_table(results) if any(row.stages_s for row in results.rows) else None,
+        profiles=profile_tables(results.profiles),
+        profiles_not_run=profiles_not_run(results.profiles),
+        threads=threads_table(results.threads) if results.threads and results.threads.points else None,
         growth_tables=growth_tables(results).values(),
         plots=plots(results),
         facts=_facts(results),

@@ -200,6 +200,85 @@ class Growth(Part):
     memory: MemoryGrowth | None = None
 
 
+class KindOfLayer(Part):
+    """All layers of one kind in one precision, as a network was compiled.
+
+    Attributes:
+        kind: "3 x 3 convolution", another operation with multiplications, or the engine's own word for what has none.
+        precision: what they multiply in; empty for layers without multiplications.
+        layers: how many.
+        time_share, work_share: of the time of all layers, and of all multiplications; 0 to 1.
+        gops: 10^9 operations a second, two for each multiplication; None without any.
+        of_peak: the same over the peak of their precision in the same round; medians of both.
+    """
+
+    kind: str
+    precision: str
+    layers: int = Field(ge=1)
+    time_share: float = Field(ge=0, le=1)
+    work_share: float = Field(ge=0, le=1)
+    gops: float | None = None
+    of_peak: float | None = None
+
+
+class Profile(Part):
+    """Where the time of a backend's network goes, by the engine's own counters.
+
+    Attributes:
+        backend: its name.
+        engine: name, version and precision that was asked for.
+        not_run: why there is none; None where there is.
+        rounds: frames that were counted, a matrix product in turn with each.
+        layers_s: seconds of all layers of a frame, the median.
+        multiplications: of the network for one frame.
+        peak_gops: 10^9 operations a second of a matrix product, by precision, the median.
+        kinds: the longest time first.
+    """
+
+    backend: str = ""
+    engine: str = ""
+    not_run: str | None = None
+    rounds: int = 0
+    layers_s: float | None = None
+    multiplications: int = 0
+    peak_gops: dict[str, float] = {}
+    kinds: tuple[KindOfLayer, ...] = ()
+
+
+class SideBySide(Part):
+    """So many frames at once, each by so many threads.
+
+    Attributes:
+        at_once: frames.
+        threads: of each.
+        latency: from the start of the first frame to the end of the last.
+        frames_per_s: by the median of that.
+        time_per_frame: over that of one frame by all cores, in turn; under 1 where frames side by side gain.
+    """
+
+    at_once: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    latency: Distribution
+    frames_per_s: float = Field(gt=0)
+    time_per_frame: Ratio
+
+
+class Threads(Part):
+    """What threads and frames side by side bring the network of one backend.
+
+    Attributes:
+        backend: its name.
+        not_run: why there are no points; None where there are.
+        cores: that were shared out.
+        points: one frame first.
+    """
+
+    backend: str
+    not_run: str | None = None
+    cores: int = 0
+    points: tuple[SideBySide, ...] = ()
+
+
 class Verdict(Part):
     """A budget and what came of it.
 
@@ -244,6 +323,8 @@ class Results(Part):
         short: whether it is the short form, whose absolute figures no budget is held to.
         runtime: name of the backend that the runtime chooses by itself here; None where it chooses none.
         decode: seconds to read a frame's file.
+        profiles: of backends whose layers were counted.
+        threads: what threads and frames side by side bring.
         extra: figures of single operations, by whose and which they are.
     """
 
@@ -259,5 +340,7 @@ class Results(Part):
     rows: tuple[Row, ...]
     decode: Distribution | None = None
     growth: Growth | None = None
+    profiles: tuple[Profile, ...] = ()
+    threads: Threads | None = None
     extra: dict[str, dict[str, float]] = {}
     verdicts: tuple[Verdict, ...] = ()

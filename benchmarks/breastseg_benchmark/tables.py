@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from breastseg_benchmark.figures import frames_per_s, resident_peak_gb
-from breastseg_benchmark.results import Agreement, BatchPoint, Distribution, Ratio, Results, Row, SizePoint, Verdict
+from breastseg_benchmark.results import (
+    Agreement,
+    BatchPoint,
+    Distribution,
+    KindOfLayer,
+    Profile,
+    Ratio,
+    Results,
+    Row,
+    SizePoint,
+    Threads,
+    Verdict,
+)
 
 NOTHING = "-"
 Table = tuple[tuple[str, ...], ...]
@@ -82,6 +94,67 @@ def _grown(name: str, point: BatchPoint | SizePoint, divisor: float) -> tuple[st
     """A line of a growth table: time, time divided by what grows, memory."""
     seconds = point.latency.p50_s
     return name, _ms(seconds), _ms(seconds / divisor), _mb(point.resident_peak_bytes)
+
+
+def profile_tables(profiles: Sequence[Profile]) -> list[tuple[str, Table]]:
+    """A sentence and a table for each backend whose layers were counted."""
+    head = ("layers", "in", "number", "of the time", "of the multiplications", "GOP/s", "of the peak")
+    return [(_profile_words(one), (head, *map(_kind, one.kinds))) for one in profiles if one.layers_s is not None]
+
+
+def results_text(results: Results) -> str:
+    """All that was measured, for a terminal."""
+    parts = [implementations_text(results)]
+    parts += [profiles_text(results.profiles)] if results.profiles else []
+    parts += [] if results.threads is None else [threads_text(results.threads)]
+    return "\n\n".join(parts)
+
+
+def threads_table(threads: Threads) -> Table:
+    """One frame by more and more threads, then frames side by side."""
+    head = ("frames at once", "threads of each", "until all are done", "frames/s", "time a frame / one by all cores")
+    return head, *(
+        (str(one.at_once), str(one.threads), _p50(one.latency), f"{one.frames_per_s:.2f}", _ratio(one.time_per_frame))
+        for one in threads.points
+    )
+
+
+def threads_text(threads: Threads) -> str:
+    """The same for a terminal, or why there is nothing."""
+    why = threads.not_run
+    return as_text(threads_table(threads)) if why is None else f"threads of {threads.backend}: not run: {why}"
+
+
+def profiles_text(profiles: Sequence[Profile]) -> str:
+    """The profiles for a terminal, then those that were not run."""
+    told = [f"{title}\n{as_text(table)}\n" for title, table in profile_tables(profiles)]
+    return "\n".join([*told, *profiles_not_run(profiles)])
+
+
+def profiles_not_run(profiles: Sequence[Profile]) -> list[str]:
+    """What was not profiled, and why."""
+    return [f"{one.backend}: not run: {one.not_run}" for one in profiles if one.not_run is not None]
+
+
+def _profile_words(profile: Profile) -> str:
+    peaks = " and ".join(f"{peak:.0f} GOP/s in {precision}" for precision, peak in profile.peak_gops.items())
+    layers = _ms(profile.layers_s or 0.0)
+    return (
+        f"{profile.backend}: {profile.multiplications / 1e9:.1f} G multiplications and {layers} of layers a frame; "
+        f"a matrix product reaches {peaks}"
+    )
+
+
+def _kind(kind: KindOfLayer) -> tuple[str, ...]:
+    return (
+        kind.kind,
+        kind.precision or NOTHING,
+        str(kind.layers),
+        f"{100 * kind.time_share:.1f} %",
+        f"{100 * kind.work_share:.1f} %" if kind.work_share else NOTHING,
+        NOTHING if kind.gops is None else f"{kind.gops:.1f}",
+        NOTHING if kind.of_peak is None else f"{100 * kind.of_peak:.0f} %",
+    )
 
 
 def verdicts_text(verdicts: Sequence[Verdict]) -> str:

@@ -1,8 +1,8 @@
 """A network in two halves with the empty-frame gate between them, on the CPU.
 
-The halves are files of the bundle (`gate/encoder.onnx`, `gate/decoder.onnx`), loaded by one of the engines; parity was
-measured with both, no frame skipped. What the engine makes of them here is held to the goldens before it serves: masks,
-and scores.
+In float32 the halves are files of the bundle (`gate/encoder.onnx`, `gate/decoder.onnx`), whose parity was measured with
+no frame skipped; in a lower precision they are the whole network of that precision, cut where its encoder ends. What an
+engine makes of them here is held to the goldens before it serves: masks, and scores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_deploy.artefacts import details_of
-from breastseg_deploy.bundle import GATE, GATE_DECODER, Bundle
+from breastseg_deploy.bundle import GATE, Bundle
 from breastseg_deploy.errors import BackendError, BundleError, ParityError
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import GatedBackend, Inference
@@ -33,10 +33,14 @@ class Halves(Protocol):
     Attributes:
         name: of the backend.
         title: name, version and settings of the engine.
+        role: of the gate: `bundle.GATE`, or the same in another precision.
+        islands: nodes in float32 beside the rest; none for another role than bfloat16's.
     """
 
     name: str
     title: str
+    role: str
+    islands: tuple[str, ...]
 
     def encode(self, tensor: NDArray[np.float32]) -> tuple[float, Sequence[Any]]:
         """Score and features of one preprocessed frame (1, 4, H, W); the features are good until the next call.
@@ -61,7 +65,7 @@ class GatedCpu:
 
     def __init__(self, halves: Halves, bundle: Bundle, threads: int = 1) -> None:
         self._halves = halves
-        self._gate = bundle_gate(bundle)
+        self._gate = bundle_gate(bundle, halves.role)
         self._size_px = bundle.manifest.frame.size_px
         self._gabor = bundle.manifest.gabor.parameters()
         self._threads = threads
@@ -110,8 +114,8 @@ class GatedCpu:
         answer = self._halves.decode(features)
         if answer.shape != (1, 1, *self._size_px) or answer.dtype != np.float32:
             raise BackendError(
-                f"{GATE_DECODER} must answer with float32 {(1, 1, *self._size_px)}, got {answer.dtype} {answer.shape}; "
-                "no mask is returned: export the bundle again"
+                f"the decoder of the {self._halves.role} artefact must answer with float32 {(1, 1, *self._size_px)}, "
+                f"got {answer.dtype} {answer.shape}; no mask is returned: export the bundle again"
             )
         return np.asarray(answer[0, 0])
 
@@ -122,30 +126,31 @@ def open_gated(halves: Halves, bundle: Bundle, machine: Machine) -> GatedCpu:
     Raises:
         BackendError: the engine failed.
         ParityError: a golden misses the limit, or its score the margin.
-        BundleError: the bundle holds no gate, or a golden is damaged.
+        BundleError: the bundle holds no gate in that precision, or a golden is damaged.
     """
     try:
         backend = GatedCpu(halves, bundle, machine.processor.cores)
         engine = {
             "engine": halves.title,
-            "gate": bundle_gate(bundle).model_dump_json(),
+            "islands": " ".join(halves.islands),
+            "gate": bundle_gate(bundle, halves.role).model_dump_json(),
         }
-        key = cpu_verdict_key(f"gate-{halves.name}", bundle, GATE, engine, machine)
-        self_test_once(key, Verdicts(machine), lambda: run_gated_goldens(backend, bundle, halves.title))
+        key = cpu_verdict_key(f"gate-{halves.name}", bundle, halves.role, engine, machine)
+        self_test_once(key, Verdicts(machine), lambda: run_gated_goldens(backend, bundle, halves.role, halves.title))
     except BaseException:
         halves.close()
         raise
     return backend
 
 
-def run_gated_goldens(backend: GatedBackend, bundle: Bundle, engine: str) -> tuple[GoldenResult, ...]:
+def run_gated_goldens(backend: GatedBackend, bundle: Bundle, role: str, engine: str) -> tuple[GoldenResult, ...]:
     """Run the goldens by a gated backend: masks with no frame skipped, scores, and what is skipped.
 
     Raises:
-        ParityError: a mask misses the limit of the decoder's file; a score lies further from the reference's than
+        ParityError: a mask misses the limit of that role; a score lies further from the reference's than
             the gate's margin; a golden is skipped that should not be, or the other way round.
     """
-    gate, goldens, threshold = bundle_gate(bundle), bundle.goldens(), bundle.manifest.threshold
+    gate, goldens, threshold = bundle_gate(bundle, role), bundle.goldens(), bundle.manifest.threshold
     for golden, expected, skip in zip(goldens, gate.golden_scores, gate.golden_skipped, strict=True):
         found = backend.infer_gated(golden.frame[np.newaxis])
         score = float("nan") if found.scores is None else float(found.scores[0])
@@ -165,16 +170,21 @@ def run_gated_goldens(backend: GatedBackend, bundle: Bundle, engine: str) -> tup
         probability = backend.infer(rgb).checked(rgb.shape[:3], engine)
         return (probability >= threshold).astype(np.uint8), probability
 
-    return run_goldens(bundle, GATE, run, 1, engine)
+    return run_goldens(bundle, role, run, 1, engine)
 
 
-def bundle_gate(bundle: Bundle) -> Gate:
-    """The bundle's gate.
+def bundle_gate(bundle: Bundle, role: str = GATE) -> Gate:
+    """The bundle's gate, for the network in the precision of a role.
 
     Raises:
-        BundleError: it holds none, one for other frames, or one without a score for each golden.
+        BundleError: it holds none, one that its export refused in that precision, one for other frames, or one without
+            a score for each golden.
     """
-    found = details_of(bundle.manifest, GATE, Gate)
+    if role != GATE:
+        bundle_gate(bundle)  # one without any gate says how to come to one
+    found = details_of(bundle.manifest, role, Gate)
+    if not found and role != GATE:
+        raise BundleError(f"{bundle.path} {bundle.holds_no(role)}; export it again, or serve the gate by openvino")
     if not found:
         raise BundleError(
             f"{bundle.path} holds no empty-frame gate; fit one with `breastseg fit-gate` and export that checkpoint, "
@@ -186,6 +196,8 @@ def bundle_gate(bundle: Bundle) -> Gate:
             f"{bundle.path} holds a gate for frames of {gate.size_px} px and takes {size_px}: its promise does not "
             "hold for them; export it again"
         )
+    if gate.refusal:
+        raise BundleError(f"{bundle.path}: {gate.refusal}; open it without gate, or with openvino or onnxruntime")
     if len(gate.golden_scores) != len(bundle.manifest.goldens):
         raise BundleError(f"{bundle.path}: its gate has no score for each golden; export it again")
     return gate

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.backends.gated import GatedCpu, bundle_gate, open_gated
 from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles, open_tiles
-from breastseg_deploy.bundle import GATE_DECODER, GATE_ENCODER, MODEL, NETWORK_FP16, SLIDE_NETWORK, TENSOR, Bundle
+from breastseg_deploy.bundle import GATE, GATE_DECODER, GATE_ENCODER, MODEL, NETWORK_FP16, SLIDE_NETWORK, TENSOR, Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError
 from breastseg_deploy.extras import require
 from breastseg_deploy.gate import FEATURES, SCORE
@@ -72,7 +72,8 @@ class OnnxRuntimeHalves:
         BundleError: it was altered, or the bundle holds no gate.
     """
 
-    name = NAME
+    name, role = NAME, GATE
+    islands: tuple[str, ...] = ()
 
     def __init__(self, bundle: Bundle) -> None:
         bundle_gate(bundle)

@@ -154,8 +154,8 @@ class OpenVinoCpu:
     ) -> None:
         ov = load_openvino()
         self.title, self.artefact = openvino_title(ov), artefact
-        self.settings = dict((BF16_SETTINGS if artefact == BF16 else SETTINGS) if settings is None else settings)
-        self.islands = _islands(bundle) if artefact == BF16 else ()
+        self.settings = dict(settings_of(artefact) if settings is None else settings)
+        self.islands = islands_of(bundle, artefact)
         self._size_px = bundle.manifest.frame.size_px
         self._gabor = bundle.manifest.gabor.parameters()
         self._threads = threads
@@ -165,16 +165,8 @@ class OpenVinoCpu:
             "try another version of it, or export the bundle again",
         ):
             core = ov.Core()
-            # INT8 is a network of its own; in bfloat16 it is the portable model's.
-            if artefact == INT8:
-                network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
-            else:
-                network = _cut_at_tensor(ov, core, bundle)
-            _check_answer(ov, network, bundle, artefact)
-            if artefact == BF16:
-                network = with_islands(ov, core, network, self.islands)
-            precision = "bf16" if artefact == BF16 else "f32"
-            self._request = compiled_request(ov, core, network, self.settings, precision)
+            network = read_network(ov, core, bundle, artefact)
+            self._request = compiled_request(ov, core, network, self.settings, precision_of(artefact))
             # The engine decides how much computes in bfloat16; in the title, it is part of what a verdict depends on.
             if artefact == BF16:
                 self.title += f", {check_bfloat16(self._request.get_compiled_model(), self.islands)}"
@@ -202,16 +194,43 @@ class OpenVinoCpu:
             probability[:] = run_request(self._request, {0: tensor})[0, 0]  # copied before the next frame overwrites it
 
 
-def _islands(bundle: Bundle) -> tuple[str, ...]:
-    """The manifest's float32 islands beside bfloat16.
+def settings_of(artefact: str) -> Mapping[str, object]:
+    """OpenVINO's settings for the precision of a role."""
+    return BF16_SETTINGS if artefact == BF16 else SETTINGS
+
+
+def precision_of(artefact: str) -> str:
+    """What the network of a role computes in beyond its islands or 8-bit layers, as `compiled_request` takes it."""
+    return "bf16" if artefact == BF16 else "f32"
+
+
+def islands_of(bundle: Bundle, artefact: str) -> tuple[str, ...]:
+    """The manifest's float32 islands beside bfloat16; none for another role.
 
     Raises:
-        BundleError: it names none.
+        BundleError: it names none for bfloat16.
     """
+    if artefact != BF16:
+        return ()
     found = details_of(bundle.manifest, BF16, Bf16Precision)
     if not found:
         raise BundleError(f"{bundle.path} {bundle.holds_no(BF16)}; export it again with --precision fp16 or int8")
     return found[0].fp32_islands
+
+
+def read_network(ov: Any, core: Any, bundle: Bundle, artefact: str) -> Any:
+    """The whole network of a role for one frame, from its tensor to the probability, not compiled yet.
+
+    Raises:
+        BackendError: it does not answer as a network of this bundle must.
+        BundleError: a file was altered, or the bundle holds none of that role.
+    """
+    if artefact == INT8:
+        network = core.read_model(bundle.read(INT8_NETWORK), bundle.read(INT8_WEIGHTS))
+    else:
+        network = _cut_at_tensor(ov, core, bundle)
+    _check_answer(ov, network, bundle, artefact)
+    return with_islands(ov, core, network, islands_of(bundle, artefact)) if artefact == BF16 else network
 
 
 def _cut_at_tensor(ov: Any, core: Any, bundle: Bundle) -> Any:

@@ -21,10 +21,10 @@ from breastseg_deploy.backends.openvino import (
     open_openvino_bf16,
     open_openvino_int8,
 )
-from breastseg_deploy.backends.openvino_gated import open_gated_openvino
+from breastseg_deploy.backends.openvino_halves import open_gated_openvino
 from breastseg_deploy.backends.openvino_tiles import open_openvino_tiles
 from breastseg_deploy.backends.tiles import TileNetwork
-from breastseg_deploy.bundle import BF16, FP16, INT8, PORTABLE, Bundle
+from breastseg_deploy.bundle import BF16, FP16, GATE, GATE_BF16, GATE_INT8, INT8, PORTABLE, Bundle
 from breastseg_deploy.gpu.loading import check_onnxruntime_cuda, check_tensorrt, open_onnxruntime_cuda, open_tensorrt
 from breastseg_deploy.inference import Backend, GatedBackend
 from breastseg_deploy.machine import Machine
@@ -44,6 +44,7 @@ class BackendRecord:
         holds_preprocessing: whether the artefact computes the edge channel itself, as it was verified.
         packages: distributions that hold its library and exclude each other; none where there is one alone.
         open_gated: loads a bundle with the empty-frame gate; None where it serves none.
+        gate: the role of that gate.
         open_tiles: loads a bundle's slide artefact; None where it segments no slides.
     """
 
@@ -56,6 +57,7 @@ class BackendRecord:
     holds_preprocessing: bool = False
     packages: tuple[str, ...] = ()
     open_gated: Callable[[Bundle, Machine], GatedBackend] | None = None
+    gate: str = GATE
     open_tiles: Callable[[Bundle, Machine], TileNetwork] | None = None
 
 
@@ -89,7 +91,7 @@ BACKENDS: Mapping[str, BackendRecord] = {
         open=open_openvino,
         artefact=PORTABLE,
         extras="openvino",
-        open_gated=open_gated_openvino,
+        open_gated=partial(open_gated_openvino, GATE),
         open_tiles=open_openvino_tiles,
     ),
     "onnxruntime": BackendRecord(
@@ -103,10 +105,22 @@ BACKENDS: Mapping[str, BackendRecord] = {
         open_tiles=open_onnxruntime_tiles,
     ),
     NAME_BF16: BackendRecord(
-        check=check_openvino_bf16, open=open_openvino_bf16, artefact=BF16, extras="openvino", by_name_only=True
+        check=check_openvino_bf16,
+        open=open_openvino_bf16,
+        artefact=BF16,
+        extras="openvino",
+        by_name_only=True,
+        open_gated=partial(open_gated_openvino, GATE_BF16),
+        gate=GATE_BF16,
     ),
     NAME_INT8: BackendRecord(
-        check=check_openvino, open=open_openvino_int8, artefact=INT8, extras="openvino", by_name_only=True
+        check=check_openvino,
+        open=open_openvino_int8,
+        artefact=INT8,
+        extras="openvino",
+        by_name_only=True,
+        open_gated=partial(open_gated_openvino, GATE_INT8),
+        gate=GATE_INT8,
     ),
 }
 """Backends by name: those on a GPU, the preferred one first; then those on the CPU."""

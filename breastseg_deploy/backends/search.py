@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from breastseg_deploy.artefacts import details_of
 from breastseg_deploy.backends.dice_loss import DiceLoss
 from breastseg_deploy.backends.registry import BackendRecord
-from breastseg_deploy.bundle import GATE, Bundle
+from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import BackendError, BreastsegError, BundleError, MachineError, ParityError
+from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import Backend
 from breastseg_deploy.machine import Machine
 
 Backends = Mapping[str, BackendRecord]
 
-NO_GATE = "serves no empty-frame gate, which runs in float32 on the CPU alone"
+NO_GATE = "serves no empty-frame gate, which runs on the CPU alone"
 """Why a backend is no choice where the gate is asked for."""
 
 
@@ -36,7 +38,8 @@ class Search:
 
     def artefact(self, name: str) -> str:
         """The role that a backend serves."""
-        return GATE if self.gate else self.backends[name].artefact
+        record = self.backends[name]
+        return record.gate if self.gate else record.artefact
 
     @property
     def on_cpu(self) -> list[str]:
@@ -79,7 +82,9 @@ class Search:
         if self.bundle.manifest.artefact(record.artefact) is None:
             self.passed_over[name] = f"the bundle {self.bundle.holds_no(record.artefact)}"
             return None
-        refusal = self.loss.refusal(self.bundle, self.artefact(name)) if self.loss is not None else ""
+        refusal = self._gate_refusal(record.gate) if self.gate else ""
+        if not refusal and self.loss is not None:
+            refusal = self.loss.refusal(self.bundle, self.artefact(name))
         if refusal:
             self.passed_over[name] = refusal
             return None
@@ -90,6 +95,11 @@ class Search:
         except BreastsegError as err:
             self.pass_over(name, err)
         return None
+
+    def _gate_refusal(self, role: str) -> str:
+        """Why the bundle's gate of a role is none to serve, in words; empty where it may be served."""
+        found = details_of(self.bundle.manifest, role, Gate)
+        return found[0].refusal if found else f"the bundle {self.bundle.holds_no(role)}"
 
     def pass_over(self, name: str, err: BreastsegError) -> None:
         """Pass over a backend that is there and fails.

@@ -15,7 +15,7 @@ from breastseg_deploy.backends.fastest import WALL_CLOCK, Clock, SpeedTest
 from breastseg_deploy.backends.gated import bundle_gate
 from breastseg_deploy.backends.registry import BACKENDS, BackendRecord
 from breastseg_deploy.backends.search import NO_GATE, Backends, Search, in_words, opened
-from breastseg_deploy.bundle import ENGINE, GATE, PORTABLE, Bundle
+from breastseg_deploy.bundle import ENGINE, PORTABLE, Bundle
 from breastseg_deploy.errors import ArgumentError, BackendError, MachineError
 from breastseg_deploy.inference import Backend
 from breastseg_deploy.machine import Machine
@@ -70,8 +70,9 @@ def choose(
     "fastest" chooses likewise among all backends whose loss of Dice keeps to `max_dice_loss`, those in bfloat16 and
     INT8 included: by the manifest, and by the goldens on this machine each time it is opened; see `DiceLoss`.
 
-    With `gate`, the backend skips the decoder for frames that the bundle's empty-frame gate finds empty. That is served
-    on the CPU alone so far, so every GPU backend is passed over with that reason.
+    With `gate`, the backend skips the decoder for frames that the bundle's empty-frame gate finds empty, in its own
+    precision. That is served on the CPU alone so far, so every GPU backend is passed over with that reason; and one
+    whose scores left their margin at the export is passed over or, asked for by name, refused with the export's reason.
 
     Args:
         bundle: opened.
@@ -104,7 +105,7 @@ def choose(
     record.check(machine)
     served = opened(record, bundle, machine, gate)
     why = f"{name}: asked for by name{_GATE_ON if gate else ''}"
-    return Choice(name, record, why, served, GATE if gate else record.artefact)
+    return Choice(name, record, why, served, record.gate if gate else record.artefact)
 
 
 _GATE_ON = "; with the empty-frame gate"

@@ -23,6 +23,7 @@ from breastseg_deploy.backends.select import choose
 from breastseg_deploy.bundle import GATE, GATE_DECODER, GATE_ENCODER, MANIFEST, Bundle
 from breastseg_deploy.gate import Gate
 from breastseg_deploy.inference import Inference
+from breastseg_deploy.machine import Processor
 from breastseg_deploy.phantom import phantom_frame
 
 SIDE = 128
@@ -102,13 +103,20 @@ def test_auto_passes_over_every_gpu_with_the_reason(gated_bundle: Path) -> None:
     found = choose(Bundle.open(gated_bundle), gate=True)
     found.backend.close()
     assert (found.name in ENGINES, found.artefact) == (True, GATE)
-    reason = "serves no empty-frame gate, which runs in float32 on the CPU alone"
+    reason = "serves no empty-frame gate, which runs on the CPU alone"
     assert f"tensorrt, tensorrt-rtx, onnxruntime-cuda ({reason})" in found.reason
 
 
 def test_a_gpu_backend_asked_for_by_name_serves_no_gate(gated_bundle: Path) -> None:
     with pytest.raises(BackendError, match="tensorrt serves no empty-frame gate"):
         Segmenter.open(gated_bundle, "tensorrt", gate=True)
+
+
+@pytest.mark.parametrize(("backend", "role"), [("openvino-bf16", "gate-bf16"), ("openvino-int8", "gate-int8")])
+def test_a_gate_in_float32_alone_is_served_in_no_other_precision(gated_bundle: Path, backend: str, role: str) -> None:
+    machine = Machine(processor=Processor("with bfloat16", 2, bfloat16=True))
+    with pytest.raises(BundleError, match=f"holds no {role} artefact .* or serve the gate by openvino"):
+        Segmenter.open(gated_bundle, backend, gate=True, machine=machine)
 
 
 def test_a_bundle_without_a_gate_is_refused(demo_bundle: Path) -> None:
@@ -189,13 +197,14 @@ def test_a_golden_that_is_not_skipped_as_the_reference_says_keeps_the_gate_from_
 
     bundle = Bundle.open(gated_bundle)
     with pytest.raises(ParityError, match=r"the gate must skip goldens/golden-\d.npz and did the contrary"):
-        run_gated_goldens(SkipsNothing(OnnxRuntimeHalves(bundle), bundle), bundle, "the gate under test")
+        run_gated_goldens(SkipsNothing(OnnxRuntimeHalves(bundle), bundle), bundle, GATE, "the gate under test")
 
 
 class FakeHalves:
     """Gives one score to every frame; notices a second frame before the first is done."""
 
-    name, title = "fake", "fake 1.0"
+    name, title, role = "fake", "fake 1.0", GATE
+    islands: tuple[str, ...] = ()
 
     def __init__(self, score: float, answer: NDArray[Any] | None = None) -> None:
         self.score, self.decoded = score, 0
@@ -254,7 +263,7 @@ def test_a_decoder_that_answers_with_another_shape_or_type_is_refused(
     gated_bundle: Path, phantoms: NDArray[np.uint8], answer: NDArray[Any]
 ) -> None:
     backend = GatedCpu(FakeHalves(1e6, answer), Bundle.open(gated_bundle))
-    with pytest.raises(BackendError, match=r"decoder.onnx must answer with float32 \(1, 1, 128, 128\), got"):
+    with pytest.raises(BackendError, match=r"the gate artefact must answer with float32 \(1, 1, 128, 128\), got"):
         backend.infer_gated(np.stack([phantoms[0]] * 3, axis=2)[np.newaxis])
 
 

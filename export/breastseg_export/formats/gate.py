@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 
 import numpy as np
 import onnx
@@ -154,43 +155,83 @@ def measured_gate(
     run: ParityRun,
     on_frame: Callable[[], object] = lambda: None,
 ) -> Gate:
-    """The gate as the manifest states it, its exported scores held to the reference's on every parity frame.
+    """The gate in float32 as the manifest states it; see `scored_gate`.
 
     Raises:
-        ParityError: a score lies further from the reference's than the margin; or so many parity frames with cells are
-            skipped that the promise cannot hold for frames like these.
+        ParityError: it must not be served.
     """
-    serving_threshold, largest, skipped, skipped_with_cells = fitted.calibration.threshold - SCORE_MARGIN, 0.0, 0, 0
+    gate = scored_gate(fitted, reference, exported, frames, run, on_frame)
+    if gate.refusal:
+        raise ParityError(
+            f"{gate.refusal}; no bundle was written: fit the gate again on frames of this kind, or export with "
+            "--frames of the kind that it was calibrated on"
+        )
+    return gate
+
+
+def scored_gate(
+    fitted: FittedGate,
+    reference: Scores,
+    exported: Scores,
+    frames: Iterable[NamedFrame],
+    run: ParityRun,
+    on_frame: Callable[[], object] = lambda: None,
+    *,
+    margin: float = SCORE_MARGIN,
+    cut: tuple[str, ...] = (),
+    words: str = "gate",
+) -> Gate:
+    """The gate as the manifest states it, its exported scores held to the reference's on every parity frame.
+
+    It says why it must not be served where a score lies further from the reference's than the margin, or so many parity
+    frames with cells are skipped that the promise cannot hold for frames like these.
+
+    Args:
+        fitted: the checkpoint's gate.
+        reference: its scores.
+        exported: those of what the export made.
+        frames: the parity frames.
+        run: their parity.
+        on_frame: called after each frame, for a progress bar.
+        margin: see `gate.Gate`.
+        cut: see `gate.Gate`.
+        words: what to call it in a refusal.
+
+    Raises:
+        ParityError: a score is no number.
+    """
+    serving_threshold, skipped, skipped_with_cells = fitted.calibration.threshold - margin, 0, 0
+    errors: dict[str, float] = {}
     of_frames = next(iter(run.figures.values()))
     with_cells = sum(figures.with_cells for figures in of_frames)
     for one, figures in zip(frames, of_frames, strict=True):
         expected, found = reference(one.frame), exported(one.frame)
-        error = abs(found - expected)
-        if not error <= SCORE_MARGIN:
-            raise ParityError(
-                f"the gate scores {one.name} {found:.6f}, the reference {expected:.6f}: further apart than "
-                f"{SCORE_MARGIN}; no bundle was written: fit the gate again, and look at this frame"
-            )
-        largest = max(largest, error)
+        if not isfinite(found):
+            raise ParityError(f"the {words} scores {one.name} {found}; no bundle was written: fit the gate again")
+        errors[one.name] = abs(found - expected)
         skipped += found < serving_threshold
         skipped_with_cells += found < serving_threshold and figures.with_cells
         on_frame()
-    chance = fitted.calibration.chance(with_cells, skipped_with_cells)
-    if chance < LEAST_CHANCE:
-        raise ParityError(
-            f"the gate skips {skipped_with_cells} of {with_cells} parity frames with cells, which its promise makes a "
-            f"chance of {chance:.1e}; no bundle was written: export with --frames of the kind that it was calibrated "
-            "on, or fit it on frames of this kind"
+    worst = max(errors, key=lambda name: errors[name])
+    chance, refusal = fitted.calibration.chance(with_cells, skipped_with_cells), ""
+    if not errors[worst] <= margin:
+        refusal = f"the {words} scores {worst} {errors[worst]:.6f} from the reference, further apart than {margin}"
+    elif chance < LEAST_CHANCE:
+        refusal = (
+            f"the {words} skips {skipped_with_cells} of {with_cells} parity frames with cells, which its promise "
+            f"makes a chance of {chance:.1e}"
         )
     scores = tuple(reference(golden.frame) for golden in run.goldens)
     return Gate(
         **fitted.calibration.model_dump(),
-        margin=SCORE_MARGIN,
-        largest_score_error=largest,
+        margin=margin,
+        largest_score_error=errors[worst],
         golden_scores=scores,
         golden_skipped=tuple(score < serving_threshold for score in scores),
         parity_frames_skipped=skipped,
         parity_frames_with_cells_skipped=skipped_with_cells,
+        cut=cut,
+        refusal=refusal,
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from written_phantoms import SIDE, SIZE, write_phantoms
+from written_phantoms import SIZE, write_phantoms
 
 from breastseg_deploy import BackendError, BundleError, ParityError, Segmenter
 from breastseg_deploy.artefacts import Int8Precision, details_of
@@ -34,24 +32,6 @@ from breastseg_deploy.cli.main import main
 from breastseg_deploy.metrics import dice
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.selftest import GOLDEN_SLACK
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The demo checkpoint in INT8, calibrated on phantoms that parity does not see; and what the command printed."""
-    place = tmp_path_factory.mktemp("int8")
-    frames = write_phantoms(place / "frames", 0, 24, masks=True)
-    calibration = write_phantoms(place / "calibration", 100, 32)
-    command = ["export", "demo", "--output", place / "bundle", "--precision", "int8", "--calibrate", calibration]
-    said = io.StringIO()
-    with redirect_stdout(said):
-        assert main([str(word) for word in [*command, "--frames", frames, "--size", SIDE, "--json"]]) == 0
-    return place / "bundle", json.loads(said.getvalue())
-
-
-@pytest.fixture
-def exported(made: tuple[Path, dict[str, Any]]) -> Path:
-    return made[0]
 
 
 @pytest.fixture
@@ -179,11 +159,6 @@ def test_auto_never_takes_it(exported: Path) -> None:
     found.backend.close()
     assert found.name in ("openvino", "onnxruntime")
     assert "openvino-int8" not in found.reason
-
-
-def test_it_serves_no_gate(gated_bundle: Path) -> None:
-    with pytest.raises(BackendError, match="openvino-int8 serves no empty-frame gate"):
-        Segmenter.open(gated_bundle, "openvino-int8", gate=True)
 
 
 def test_a_bundle_without_it_says_so(gated_bundle: Path) -> None:
