@@ -228,16 +228,21 @@ def main(words: Sequence[str] | None = None) -> int:
         return Command(arguments.bundle, inputs, arguments.output / name, *more)
 
     told: dict[str, Any] = {"environment": environment(), "slides": arguments.slides, "workers": arguments.workers}
-    told["bytes read"] = write_slides(inputs, arguments.slides)
-    told["one process"] = command("alone").timed()
+
+    def tell(what: str, found: Any) -> None:
+        told[what] = found
+        print(f"{what}: {found}", file=sys.stderr, flush=True)
+
+    tell("bytes read", write_slides(inputs, arguments.slides))
+    tell("one process", command("alone").timed())
     expected = contents(arguments.output / "alone")
-    told["bytes written"] = sum((arguments.output / "alone" / name).stat().st_size for name in expected)
+    tell("bytes written", sum((arguments.output / "alone" / name).stat().st_size for name in expected))
     killed = command("killed", "--workers", arguments.workers, "--retries", 3)
-    told["under kills"] = run_under_kills(killed, arguments.slides, arguments.kills)
+    tell("under kills", run_under_kills(killed, arguments.slides, arguments.kills))
     names = ["killed", "loop"]
-    told["loop, one worker"] = command("loop", "--workers", 1).timed()
+    tell("loop, one worker", command("loop", "--workers", 1).timed())
     if not arguments.without_ray:
-        told["ray, one actor"] = command("ray", "--workers", 1, "--ray").timed()
+        tell("ray, one actor", command("ray", "--workers", 1, "--ray").timed())
         names.append("ray")
     told["files compared"], told["left out"] = len(expected), LEFT_OUT
     told["as one process"] = {name: contents(arguments.output / name) == expected for name in names}
