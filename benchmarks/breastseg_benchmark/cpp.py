@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from breastseg_benchmark.environment import environment
 from breastseg_benchmark.process import Timed, in_turn, seconds_of
 from breastseg_benchmark.results import Distribution, Ratio
-from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.bundle import PORTABLE, Bundle
 from breastseg_deploy.cli.command import print_json
+from breastseg_deploy.manifest import Manifest
+from breastseg_deploy.metrics import dice
 from breastseg_deploy.progress import Progress
 from breastseg_deploy.segmenter import Segmenter
 from breastseg_export.packages.package import write_package
@@ -80,8 +82,16 @@ def build(package: Path, folder: Path) -> Path:
     return folder / "breastseg"
 
 
+def least_dice(manifest: Manifest) -> float:
+    """What the export allowed the portable model for its worst frame."""
+    artefact = manifest.artefact(PORTABLE)
+    assert artefact is not None
+    assert artefact.limits is not None
+    return artefact.limits.worst_dice
+
+
 def main(words: Sequence[str] | None = None) -> int:
-    """Time both; the exit code is 1 where their masks differ."""
+    """Time both; the exit code is 1 where their masks agree less than the bundle's limit asks."""
     parser = argparse.ArgumentParser(prog="python -m breastseg_benchmark.cpp", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="a new folder for the package and its program")
@@ -104,17 +114,19 @@ def main(words: Sequence[str] | None = None) -> int:
         calls, _ = in_turn(callers, arguments.rounds, 1, bar.update)
     found = cpp.probability()
     seconds = {name: seconds_of(of) for name, of in calls.items()}
-    flipped = int(((found >= segment.manifest.threshold) != python.mask).sum())
+    mask = (found >= segment.manifest.threshold).astype(np.uint8)
+    agreement, limit = dice(mask, python.mask), least_dice(segment.manifest)
     print_json(
         {
             "environment": where,
             "milliseconds": {name: round(Distribution.of(of).p50_s * 1000, 2) for name, of in seconds.items()},
             "C++ / Python": Ratio.of(seconds["C++"], seconds["Python"]).model_dump(),
             "largest difference of probabilities": float(np.abs(found - python.probability).max()),
-            "pixels whose mask differs": flipped,
+            "pixels whose mask differs": int((mask != python.mask).sum()),
+            "Dice of the masks": agreement,
         }
     )
-    return int(flipped > 0)
+    return int(agreement < limit)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 import pytest
 
-from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.bundle import ENGINE, Bundle
+from breastseg_export.packages.triton import TRITON
 
 _STARTS_WITHIN_S = 120
 # The public wheel of the server brings no backend but Python's: this one stands in for that of ONNX Runtime.
@@ -65,6 +66,33 @@ def test_the_client_is_ten_lines(package: Path) -> None:
     code = [line for line in (package / "client.py").read_text().splitlines() if line and not line.startswith('"""')]
     assert len(code) <= 12
     compile("\n".join(code), "client.py", "exec")
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_engines_stay_in_the_bundle_and_the_package_says_so(demo_bundle: Path, flavour: str) -> None:
+    bundle = with_engine(Bundle.open(demo_bundle), flavour)
+
+    files = {name: content.decode("utf-8", "replace") for name, content in TRITON.files(bundle)}
+
+    assert [name for name in files if name.endswith(".plan")] == []
+    assert "tensorrt_plan" not in files["models/breastseg/config.pbtxt"]
+    assert f"- `engines/a.plan`, {flavour} 1.7.0" in files["README.md"]
+
+
+def test_a_bundle_without_engines_has_nothing_left_out(package: Path) -> None:
+    assert "Not in this repository" not in (package / "README.md").read_text()
+
+
+def with_engine(bundle: Bundle, flavour: str) -> Bundle:
+    details = {
+        "file": "engines/a.plan", "flavour": flavour, "version": "1.7.0", "compute_capability": "8.6",
+        "precision": "fp16", "min_batch": 1, "max_batch": 8,
+        "workspace_bytes": 1, "gpu": "", "network_sha256": "0" * 64, "layer_types": {},
+        "build_seconds": 1, "verified": False, "verification": "not here",
+    }  # fmt: skip
+    engine = bundle.manifest.artefacts[0].model_copy(update={"role": ENGINE, "details": details})
+    artefacts = (*bundle.manifest.artefacts, engine)
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"artefacts": artefacts}))
 
 
 def test_a_real_server_reproduces_a_golden_for_the_packaged_client(
