@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import time
@@ -17,6 +18,11 @@ from breastseg_deploy.storage import make_folder
 from breastseg_deploy.unfinished import try_lock
 
 CLAIMS = ".claims"
+_LOG = logging.getLogger("breastseg_deploy")
+_DIED = (
+    "{deaths} workers ended on it without an error: the system killed them, most often for want of memory (use fewer "
+    "--workers), or a library crashed"
+)
 _PAUSE_S = 0.2
 
 
@@ -55,7 +61,7 @@ class Worker:
             failures = sum(line.state == "failed" for line in lines)
             deaths = sum(line.state == "begun" for line in lines) - failures
             if deaths >= DEATHS:
-                return self._write_down(task, "set aside", f"its worker died {deaths} times; look at the memory", 0)
+                return self._write_down(task, "set aside", _DIED.format(deaths=deaths), 0)
             return self._do(task, do, failures)
 
     def _do(self, task: Task, do: Do, failures: int) -> bool:
@@ -65,8 +71,16 @@ class Worker:
         try:
             reason = do(task).remark
         except (BreastsegError, MemoryError) as err:
-            reason, state = str(err) or type(err).__name__, "failed" if failures < self._retries else "set aside"
+            reason, state = str(err) or type(err).__name__, self._after(failures)
+        except Exception as err:  # of a library, or of this program: the other inputs may be fine all the same
+            _LOG.exception("%s: an error that nobody expected", task.path)
+            reason = f"an error that nobody expected, {type(err).__name__}: {err}; the worker's log has the details"
+            state = self._after(failures)
         return self._write_down(task, state, reason, time.monotonic() - started)
+
+    def _after(self, failures: int) -> State:
+        """What a failure makes of an input that has failed so often before."""
+        return "failed" if failures < self._retries else "set aside"
 
     def _write_down(self, task: Task, state: State, reason: str, seconds: float) -> bool:
         """Add a line; says whether it settles the input."""

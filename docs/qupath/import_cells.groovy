@@ -5,10 +5,14 @@ import qupath.fx.dialogs.FileChoosers
 def folder = FileChoosers.promptForDirectory("Folder of results: OUTPUT/NAME", null)
 if (folder == null) return
 def result = new JsonSlurper().parse(new File(folder, "result.json"))
+def read = result.provenance.slide
+// A rescaled run states the size that it analysed; a last partial pixel is dropped.
+def step = read.conversion.rescaled_to_um ? (double) read.conversion.rescaled_to_um / read.conversion.pixel_size_um : 1.0d
+def fits = { int side, int analysed -> Math.abs(side - analysed * step) < step }
 def server = getCurrentServer()
-def (height, width) = result.provenance.slide.size_px
-if (server.getHeight() != height || server.getWidth() != width) {
-    println "The open image has ${server.getWidth()} x ${server.getHeight()} px, the result was made of ${width} x ${height}: open the slide of this result."
+def (height, width) = read.size_px
+if (!fits(server.getHeight(), height) || !fits(server.getWidth(), width)) {
+    println "The open image has ${server.getWidth()} x ${server.getHeight()} px, the result was made of ${Math.round(width * step)} x ${Math.round(height * step)}: open the slide of this result."
     return
 }
 def held = result.certificate

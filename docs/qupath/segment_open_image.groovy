@@ -10,9 +10,9 @@ if (uris.size() != 1 || uris[0].getScheme() != "file") {
     println "The open image must be one file on this machine, got ${uris}."
     return
 }
-def slide = new File(uris[0])
-def output = new File(slide.getParentFile(), "breastseg")
-def words = [breastseg, "segment", bundle, slide.path, "--output", output.path, "--force", "--json"] + options
+def file = new File(uris[0])
+def output = new File(file.getParentFile(), "breastseg")
+def words = [breastseg, "segment", bundle, file.path, "--output", output.path, "--force", "--json"] + options
 def process = new ProcessBuilder(words.collect { it.toString() }).redirectError(ProcessBuilder.Redirect.INHERIT).start()
 def answer = new JsonSlurper().parseText(process.inputStream.text)
 def code = process.waitFor()
@@ -20,8 +20,12 @@ if (answer.error || answer.failed) {
     println "breastseg ended with ${code}: ${answer.error ?: answer.failed[0].error}"
     return
 }
-if (code == 3) println "The certificate of this slide FAILED: look at report.html before you use its cells."
-def folder = answer.slides[0].folder
-importObjectsFromFile(new File(folder, "cells.geojson.gz").path)
+if (!answer.slides) {
+    println "The open image has exactly the size of the bundle's frames, so it is a frame and has a mask but no cells: ${answer.frames[0].mask}"
+    return
+}
+def slide = answer.slides[0]
+if (!slide.certificate.passed) println "The certificate of this slide FAILED: look at report.html before you use its cells."
+importObjectsFromFile(new File(slide.folder, "cells.geojson.gz").path)
 fireHierarchyUpdate()
-println "${answer.slides[0].cells} cells from ${folder}"
+println "${slide.cells.count} cells from ${slide.folder}"

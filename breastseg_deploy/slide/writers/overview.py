@@ -31,7 +31,7 @@ def draw_overview(
     """The slide with its cells in green, skipped tiles hatched in blue, and a legend below; (h, w, 3) uint8.
 
     Args:
-        thumbnail: (h, w, 3) uint8 RGB, the whole slide; not larger than the raster.
+        thumbnail: (h, w, 3) uint8 RGB, the whole slide; larger than the raster where that was rescaled.
         raster: the slide.
         skipped: the tiles that the network did not see.
         pixel_size_um: of the raster; None leaves the scale in pixels.
@@ -58,7 +58,9 @@ def cell_share(raster: SlideRaster, size_px: tuple[int, int]) -> NDArray[np.floa
             mask = raster.mask(int(down[0]), int(across[0]), int(down[-1] - down[0]), int(across[-1] - across[0]))
             sums = np.add.reduceat(mask, down[:-1] - down[0], axis=0, dtype=np.uint32)
             sums = np.add.reduceat(sums, across[:-1] - across[0], axis=1)
-            share[top : top + step, left : left + step] = sums / np.outer(np.diff(down), np.diff(across))
+            # Where the overview is larger than the raster, some of its pixels repeat the one that they lie in.
+            areas = np.outer(np.maximum(np.diff(down), 1), np.maximum(np.diff(across), 1))
+            share[top : top + step, left : left + step] = sums / areas
     return share
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
-from breastseg_deploy.bundle import MANIFEST, MODEL, Bundle
+from breastseg_deploy.artefacts import EngineEntry, details_of
+from breastseg_deploy.bundle import ENGINE, MANIFEST, MODEL, Bundle
 from breastseg_export.packages.documentation import model_page
 from breastseg_export.packages.package import Files, Package, manifest_bytes, portable_model
 
@@ -76,6 +77,24 @@ def _page(bundle: Bundle) -> str:
 ## Serving it
     tritonserver --model-repository models
     python client.py FRAME.png MASK.png
+{_left_out(bundle)}"""
+
+
+def _left_out(bundle: Bundle) -> str:
+    """The bundle's engines, and why they are not here: Triton would serve them unseen by any golden."""
+    engines = details_of(bundle.manifest, ENGINE, EngineEntry)
+    if not engines:
+        return ""
+    names = "\n".join(f"- `{one.file}`, {one.flavour} {one.version}" for one in engines)
+    return f"""
+## Not in this repository
+The bundle also holds engines:
+
+{names}
+
+They are no `tensorrt_plan` here. The runtime tries an engine on the goldens of its bundle before it serves, and Triton
+would not. They take the preprocessed tensor, not a frame. A plan of TensorRT-RTX is none of TensorRT, and one of
+TensorRT loads in its own version alone.
 """
 
 

@@ -25,6 +25,7 @@ class Reverse:
         fails: names that always fail.
         fails_once: names that fail the first time.
         kills: names whose worker dies.
+        surprises: names that fail with an error that is not of our tree.
         opens: whether the worker can be opened.
     """
 
@@ -33,6 +34,7 @@ class Reverse:
     fails: tuple[str, ...] = ()
     fails_once: tuple[str, ...] = ()
     kills: tuple[str, ...] = ()
+    surprises: tuple[str, ...] = ()
     opens: bool = True
     key: str = "reverse 1"
 
@@ -47,6 +49,8 @@ class Reverse:
         time.sleep(self.takes_s)
         if task.name in self.kills:
             os.kill(os.getpid(), signal.SIGKILL)
+        if task.name in self.surprises:
+            raise ZeroDivisionError("by nothing")
         if task.name in self.fails or (task.name in self.fails_once and self.times(task.name, "begun") < 2):
             raise FrameError(f"{task.path} is damaged")
         write_whole(self.output / f"{task.name}.out", task.path.read_bytes()[::-1])

@@ -96,13 +96,32 @@ def test_an_input_that_fails_is_tried_again_and_then_set_aside_with_its_reason(t
     assert told["slide-002"] == ("done", "")
 
 
+def test_an_error_that_nobody_expected_is_the_inputs_and_not_a_death_of_its_worker(
+    tmp_path: Path, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = make_tasks(tmp_path, 3)
+    job = Reverse(output, surprises=("slide-001",))
+
+    work_through(tasks, job, output, retries=1)
+
+    assert job.times("slide-001", "begun") == 2
+    assert states(output)["slide-001"] == (
+        "set aside",
+        "an error that nobody expected, ZeroDivisionError: by nothing; the worker's log has the details",
+    )
+    assert "Traceback" in caplog.text
+    assert_all_done([tasks[0], tasks[2]], output)
+
+
 def test_an_input_whose_worker_always_dies_is_set_aside_and_the_rest_is_done(tmp_path: Path, output: Path) -> None:
     tasks = make_tasks(tmp_path, 3)
     job = Reverse(output, kills=("slide-000",))
 
     work_in_processes(tasks, job, output, workers=1, retries=RETRIES)
 
-    assert states(output)["slide-000"] == ("set aside", f"its worker died {DEATHS} times; look at the memory")
+    state, reason = states(output)["slide-000"]
+    assert state == "set aside"
+    assert reason.startswith(f"{DEATHS} workers ended on it without an error: ")
     assert_all_done(tasks[1:], output)
 
 

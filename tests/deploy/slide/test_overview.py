@@ -23,6 +23,14 @@ def test_every_pixel_of_the_slide_counts_once_whatever_the_size(size_px: tuple[i
     assert np.sum(share.astype(float) * np.outer(rows, columns)) == pytest.approx(MASK.sum(), rel=1e-6)
 
 
+def test_an_overview_that_is_larger_than_a_rescaled_slide_repeats_its_pixels() -> None:
+    labels = np.zeros((5, 8), np.uint32)
+    labels[1, 2:4] = 1
+    share = cell_share(ArrayRaster(labels), (6, 12))
+    assert set(np.unique(share)) == {0.0, 1.0}
+    np.testing.assert_array_equal(share, (labels > 0)[np.arange(6) * 5 // 6][:, np.arange(12) * 8 // 12])
+
+
 def test_cells_are_outlined_on_their_own_pixels_where_they_are_large_enough() -> None:
     labels = np.zeros((600, 700), np.uint32)
     labels[100:140, 200:240] = 1

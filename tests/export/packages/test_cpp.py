@@ -62,6 +62,22 @@ def test_a_frame_gives_the_mask_of_the_python_runtime(
     assert (tmp_path / "mask.pgm").read_bytes() == header + (golden.mask * 255).tobytes()
 
 
+def test_asked_for_times_it_gives_one_for_each_line_and_its_probability(
+    program: Path, package: Path, golden: Golden, tmp_path: Path
+) -> None:
+    _write_ppm(tmp_path / "frame.ppm", golden.frame)
+    words = [program, package / "bundle", tmp_path / "frame.ppm", tmp_path / "probability.f32", "--time"]
+
+    done = subprocess.run(
+        list(map(str, words)), input="\n\n\n", capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert [float(line) > 0 for line in done.stdout.splitlines()] == [True] * 3
+    found = np.fromfile(tmp_path / "probability.f32", "<f4").reshape(golden.mask.shape)
+    np.testing.assert_allclose(found, golden.probability, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
 def test_an_altered_bundle_is_refused_in_one_sentence(program: Path, package: Path, tmp_path: Path, name: str) -> None:
     bundle = copytree(package / "bundle", tmp_path / "bundle")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -17,7 +18,8 @@ import cv2
 import numpy as np
 import pytest
 
-from breastseg_deploy.bundle import Bundle
+from breastseg_deploy.bundle import ENGINE, MANIFEST, Bundle, file_entry
+from breastseg_export.packages.triton import TRITON
 
 _STARTS_WITHIN_S = 120
 # The public wheel of the server brings no backend but Python's: this one stands in for that of ONNX Runtime.
@@ -65,6 +67,38 @@ def test_the_client_is_ten_lines(package: Path) -> None:
     code = [line for line in (package / "client.py").read_text().splitlines() if line and not line.startswith('"""')]
     assert len(code) <= 12
     compile("\n".join(code), "client.py", "exec")
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_engines_stay_in_the_bundle_and_the_package_says_so(bundle_copy: Path, flavour: str) -> None:
+    put_engine(bundle_copy, flavour)
+
+    files = {name: content.decode("utf-8", "replace") for name, content in TRITON.files(Bundle.open(bundle_copy))}
+
+    assert [name for name in files if name.endswith(".plan")] == []
+    assert "tensorrt_plan" not in files["models/breastseg/config.pbtxt"]
+    assert f"- `engines/a.plan`, {flavour} 1.7.0" in files["README.md"]
+
+
+def test_a_bundle_without_engines_has_nothing_left_out(package: Path) -> None:
+    assert "Not in this repository" not in (package / "README.md").read_text()
+
+
+def put_engine(bundle: Path, flavour: str) -> None:
+    """Put an engine into a bundle; the packages never read it."""
+    place = bundle / "engines" / "a.plan"
+    place.parent.mkdir()
+    place.write_bytes(b"a plan")
+    details = {
+        "file": "engines/a.plan", "flavour": flavour, "version": "1.7.0", "compute_capability": "8.6",
+        "precision": "fp16", "min_batch": 1, "max_batch": 8, "workspace_bytes": 1, "gpu": "",
+        "network_sha256": "0" * 64, "layer_types": {}, "build_seconds": 1, "verified": False, "verification": "no",
+    }  # fmt: skip
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"]["engines/a.plan"] = file_entry(place).model_dump()
+    engine = {"role": ENGINE, "files": ["engines/a.plan"], "inputs": [], "outputs": [], "limits": None, "parity": []}
+    manifest["artefacts"].append({**engine, "details": details})
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
 
 
 def test_a_real_server_reproduces_a_golden_for_the_packaged_client(

@@ -1,5 +1,7 @@
 // breastseg BUNDLE FRAME.ppm MASK.pgm   segments one frame (binary PPM, or PGM for grey)
 // breastseg BUNDLE --self-test          holds the goldens beside the bundle to its manifest's limit, and times a frame
+// breastseg BUNDLE FRAME.ppm OUT.f32 --time
+//     segments the frame once for each line on stdin and prints the milliseconds; writes the probability at the end
 #include "breastseg.hpp"
 
 #include <algorithm>
@@ -42,6 +44,12 @@ static double dice(const Bytes& one, const Bytes& other) {
     return sum ? 2.0 * both / sum : 1.0;
 }
 
+static double milliseconds_of(breastseg::Segmenter& segment, const Bytes& frame, breastseg::Segmentation& found) {
+    const auto started = std::chrono::steady_clock::now();
+    found = segment(frame);
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count();
+}
+
 static int self_test(breastseg::Segmenter& segment, const std::string& folder) {
     const breastseg::Json goldens = breastseg::Json::parse(breastseg::read_file(folder + "/goldens.json"));
     int missed = 0;
@@ -55,9 +63,7 @@ static int self_test(breastseg::Segmenter& segment, const std::string& folder) {
         std::memcpy(expected.data(), stored.data(), stored.size());
         breastseg::Segmentation found = segment(frame);
         for (int round = 0; round < 3; ++round) {
-            const auto started = std::chrono::steady_clock::now();
-            found = segment(frame);
-            const double took = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count();
+            const double took = milliseconds_of(segment, frame, found);
             milliseconds = milliseconds ? std::min(milliseconds, took) : took;
         }
         if (expected.size() != found.probability.size()) throw std::runtime_error(name + " is of another size; package the bundle again");
@@ -77,16 +83,29 @@ static int self_test(breastseg::Segmenter& segment, const std::string& folder) {
     return missed ? 3 : 0;
 }
 
+static void time_frames(breastseg::Segmenter& segment, const Bytes& frame, const std::string& path) {
+    breastseg::Segmentation found = segment(frame);  // not timed: the first call sets buffers up
+    for (std::string line; std::getline(std::cin, line);) std::cout << milliseconds_of(segment, frame, found) << std::endl;
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(found.probability.data()), static_cast<std::streamsize>(found.probability.size() * sizeof(float)));
+    if (!file.flush()) throw std::runtime_error("cannot write " + path + "; make room or choose another place");
+}
+
 int main(int count, char** words) {
     try {
         const bool test = count == 3 && std::string(words[2]) == "--self-test";
-        if (!test && count != 4) {
-            std::cerr << "usage: breastseg BUNDLE FRAME.ppm MASK.pgm | breastseg BUNDLE --self-test\n";
+        const bool timed = count == 5 && std::string(words[4]) == "--time";
+        if (!test && !timed && count != 4) {
+            std::cerr << "usage: breastseg BUNDLE FRAME.ppm MASK.pgm | breastseg BUNDLE --self-test | breastseg BUNDLE FRAME.ppm OUT.f32 --time\n";
             return 2;
         }
         breastseg::Segmenter segment(words[1], BREASTSEG_MANIFEST_SHA256);
         if (test) return self_test(segment, words[1]);
-        write_mask(words[3], segment(read_frame(words[2], segment.height, segment.width)).mask, segment.height, segment.width);
+        const Bytes frame = read_frame(words[2], segment.height, segment.width);
+        if (timed)
+            time_frames(segment, frame, words[3]);
+        else
+            write_mask(words[3], segment(frame).mask, segment.height, segment.width);
         return 0;
     } catch (const std::exception& error) {
         std::cerr << "error: " << error.what() << "\n";
