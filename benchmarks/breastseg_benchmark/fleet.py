@@ -2,7 +2,7 @@
 
     python -m breastseg_benchmark.fleet BUNDLE --output DIR [--slides 200] [--workers 3] [--kills 20]
 
-Every file of every slide is compared with that of one process, byte by byte, but for those in LEFT_OUT. Prints one JSON
+Every file of every slide is compared with that of one process, byte by byte, but for LEFT_OUT and TIMES. Prints one JSON
 object last. Exit code 1 where an output is missing, was written twice, or differs.
 """
 
@@ -30,11 +30,14 @@ from breastseg_deploy.fleet.ledger import LEDGER
 from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.phantom import phantom_frame
 from breastseg_deploy.progress import Progress
-from breastseg_deploy.slide.record import RESULT, TIMINGS
+from breastseg_deploy.slide.record import RESULT
 from breastseg_deploy.storage import make_folder, write_whole
 
-LEFT_OUT = (LEDGER, TIMINGS)
-"""Names of files that two runs cannot have in common: who did what, and how long it took. Hidden files are claims."""
+LEFT_OUT = (LEDGER, "report.html")
+"""Names of files that two runs cannot have in common: who did what, and a page that shows how long it took. Hidden
+files are claims."""
+TIMES = ("seconds", "mpx_per_s")
+"""Entries of each slide's result that say how long it took."""
 SIDES_PX = (96, 160)
 _LOOK_S = 0.2
 _SAMPLE_S = 1.0
@@ -167,10 +170,18 @@ def run_under_kills(command: Command, slides: int, kills: int) -> dict[str, Any]
 def contents(output: Path) -> dict[str, str]:
     """SHA-256 of every file that is compared, by its name inside the output."""
     return {
-        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(output)): hashlib.sha256(_compared(path)).hexdigest()
         for path in sorted(output.rglob("*"))
         if path.is_file() and path.name not in LEFT_OUT and not path.relative_to(output).parts[0].startswith(".")
     }
+
+
+def _compared(path: Path) -> bytes:
+    """A file's bytes; of a result, all but its times."""
+    content = path.read_bytes()
+    if path.name != RESULT:
+        return content
+    return json.dumps({name: value for name, value in json.loads(content).items() if name not in TIMES}).encode()
 
 
 def write_slides(folder: Path, count: int) -> int:

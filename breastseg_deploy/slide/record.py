@@ -14,8 +14,7 @@ from breastseg_deploy.errors import OutputError
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_deploy.unfinished import TryLock, try_lock
 
-RESULT, TIMINGS = "result.json", "timings.json"
-"""All files of a finished run but the timings are the same in every run of the same provenance."""
+RESULT = "result.json"
 UNFINISHED = "unfinished"
 """Inside the folder of a slide: what a run needs to go on. It goes away when the result is written."""
 _RUN, _LOCK, _FILES = "run.json", "lock", "files"
@@ -90,13 +89,12 @@ class RunFolder:
         make_folder(self.files)
         return self.files
 
-    def finish(self, result: Mapping[str, Any], timings: Mapping[str, Any]) -> None:
+    def finish(self, result: Mapping[str, Any]) -> None:
         """Put all files in their places, the result last; the unfinished work goes away after it.
 
         Raises:
             OutputError: no permission, no space.
         """
-        write_whole(self.files / TIMINGS, _bytes(timings))
         write_whole(self.files / RESULT, _bytes({**result, "provenance": self.provenance}))
         names = sorted(entry.name for entry in self.files.iterdir())
         try:

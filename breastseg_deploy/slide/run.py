@@ -90,7 +90,8 @@ def segment_slide(slide: SlideSource, bundle: Bundle, network: TileNetwork, requ
         run = _Run(slide, bundle, network, tiles, plan, folder, seconds, request)
         result = run.result(write, begun)
         seconds.add("total", time.perf_counter() - started)
-        folder.finish(result, {"seconds": seconds.rounded(), "mpx_per_s": run.mpx_per_s})
+        result["seconds"] = seconds.rounded()
+        folder.finish(result)
     return SlideResult(request.folder, {**result, "provenance": folder.provenance}, "resumed" if run.resumed else "")
 
 
@@ -133,13 +134,12 @@ class _Run:
         self._store = TileStore(folder.work, plan, skipped, _LABEL_BLOCK_PX)
         self._missing = self._store.missing()
         self.resumed = len(self._missing) + len(skipped) < len(plan)
-        self.mpx_per_s: float | None = None  # of the tiles that this call computed; None where it computed none
 
     def result(self, write: tuple[str, ...], begun: datetime) -> dict[str, Any]:
         """All stages, and what `result.json` says of them."""
         # The certificate needs the masks, the cells need them whole, and writers need the cells; each stage is on disk
         # before the next one begins, so a run that was killed goes on behind its last tile.
-        self._answer()
+        rate = self._answer()
         certificate = self._certify()
         with self._seconds.of("cells"):
             cells = self._find_cells()
@@ -154,22 +154,23 @@ class _Run:
         with self._seconds.of("files"):
             for name in write:
                 result |= WRITERS[name](done)
+        result |= {"seconds": self._seconds.rounded(), "mpx_per_s": rate}
         write_pictures(done, {**result, "provenance": self._folder.provenance}, self._worst(certificate))
         return result
 
-    def _answer(self) -> None:
-        """Every tile that is missing."""
+    def _answer(self) -> float | None:
+        """Every tile that is missing; the rate in megapixels per second, None where none was."""
 
         def keep(tile: Tile, probability: NDArray[np.float32]) -> None:
             self._store.write(tile, (probability >= self._threshold).astype(np.uint8), probability)
 
         if not self._missing:
-            return
+            return None
         started = time.perf_counter()
         self._pipeline.run(self._missing, keep, f"segment {self._slide.name}")
         took = time.perf_counter() - started
         self._seconds.add("tiles", took)
-        self.mpx_per_s = round(sum(tile.core.area_px for tile in self._missing) / 1e6 / took, 3)
+        return round(sum(tile.core.area_px for tile in self._missing) / 1e6 / took, 3)
 
     def _certify(self) -> Certificate:
         def count(mask: NDArray[np.uint8], probability: NDArray[np.uint8]) -> int:

@@ -1,7 +1,8 @@
-"""Charts of a slide's page, as SVG and a small PNG: where cells lie, and how large they are."""
+"""Charts of a slide's page, as SVG and a small PNG: where cells lie, how large they are, how long each stage took."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
@@ -17,7 +18,7 @@ BINS = 40
 """Of the histogram. The last one holds all cells above the 99.5th percentile too: a few giants would hide the rest."""
 
 _UM2_PER_MM2, _PX_PER_MPX = 1e6, 1e6
-_WIDTH, _PLOT_PX = 560, 180
+_WIDTH, _PLOT_PX, _ROW_PX = 560, 180, 22
 
 
 def density(cells: NDArray[np.void], size_px: tuple[int, int], pixel_size_um: float | None) -> NDArray[np.float64]:
@@ -65,3 +66,16 @@ def histogram_svg(values: NDArray[np.float64], unit: str) -> str:
         f'<text x="{_WIDTH - 5}" y="{_PLOT_PX + 33}" text-anchor="end">area, {escape(unit)}; the last bar: '
         f"{most:.4g} and more</text></svg>"
     )
+
+
+def seconds_svg(seconds: Mapping[str, float]) -> str:
+    """A bar for each stage."""
+    longest = max([*seconds.values(), 1e-12])
+    rows = "".join(
+        f'<text x="140" y="{number * _ROW_PX + 15}" text-anchor="end">{escape(stage)}</text>'
+        f'<rect x="150" y="{number * _ROW_PX + 3}" width="{value / longest * 320:.1f}" height="{_ROW_PX - 6}"/>'
+        f'<text x="{155 + value / longest * 320:.1f}" y="{number * _ROW_PX + 15}">{value:.3g} s</text>'
+        for number, (stage, value) in enumerate(seconds.items())
+    )
+    height = max(1, len(seconds)) * _ROW_PX
+    return f'<svg class="bars" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="seconds by stage">{rows}</svg>'

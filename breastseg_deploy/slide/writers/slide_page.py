@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.slide.writers.charts import density, density_png, histogram_svg
+from breastseg_deploy.slide.writers.charts import density, density_png, histogram_svg, seconds_svg
 from breastseg_deploy.storage import write_whole
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _TABLES = ("certificate", "cells", "skipped", "provenance")
+_SHOWN = (*_TABLES, "seconds", "mpx_per_s")
 _MOST_ITEMS = 12
 _UNITS = {"ppm": "ppm", "um": "µm", "um2": "µm²", "px": "px", "s": "s", "mb": "MB", "bytes": "bytes"}
 
@@ -52,7 +53,8 @@ def write_slide_page(
         pictures="".join(_picture(caption, png) for caption, png in pictures.items()),
         density=_density(cells, size_px, pixel_size_um),
         histogram=_histogram(cells, pixel_size_um),
-        rest=_table({key: value for key, value in result.items() if key not in _TABLES}, "<h2>Other</h2>"),
+        seconds=seconds_svg(result.get("seconds") or {}),
+        rest=_table({key: value for key, value in result.items() if key not in _SHOWN}, "<h2>Other</h2>"),
         **{key: _table(result.get(key) or {}) for key in _TABLES},
     )
     write_whole(path, filled.encode("utf-8"))
@@ -73,6 +75,8 @@ def _figures(
     for key, name in (("flipped_ppm", "flipped by a moved grid"), ("dice", "Dice against the moved grid")):
         if key in certificate:
             told[name] = _text(key, certificate[key])
+    if result.get("mpx_per_s") is not None:
+        told["rate"] = f"{result['mpx_per_s']:.3g} Mpx/s"
     for name, text in told.items():
         yield f"<div><b>{escape(text)}</b><span>{escape(name)}</span></div>"
 

@@ -39,7 +39,6 @@ def test_frames_and_slides_are_told_apart_and_one_that_fails_stops_no_other(
     assert "slide.png: a slide" in told.err
     assert {path.name for path in (tmp_path / "out" / "slide").iterdir()} == {
         "result.json",
-        "timings.json",
         "mask.ome.tif",
         "labels.ome.tif",
         "cells.geojson.gz",

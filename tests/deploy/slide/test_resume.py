@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from pathlib import Path
 from time import perf_counter
@@ -10,11 +11,12 @@ import numpy as np
 from array_slide import ArraySlide, BrightPixels, discs, made_up_bundle
 
 from breastseg_deploy.bundle import Bundle
-from breastseg_deploy.slide.record import RESULT, TIMINGS
+from breastseg_deploy.slide.record import RESULT
 from breastseg_deploy.slide.run import Request, segment_slide
 
 KILLS = 20
 SIZE_PX = (330, 500)
+WITHOUT = ("seconds", "mpx_per_s")
 
 
 def segment(folder: str, place: str) -> None:
@@ -24,9 +26,11 @@ def segment(folder: str, place: str) -> None:
 
 
 def content(place: Path) -> dict[str, bytes]:
-    """All files of a result but the timings, which are never the same twice."""
+    """All files of a result; of result.json all but times, and without the page, which shows them."""
     files = {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
-    del files[TIMINGS]
+    result = json.loads(files[RESULT])
+    files[RESULT] = json.dumps({name: value for name, value in result.items() if name not in WITHOUT}).encode()
+    del files["report.html"]
     return files
 
 

@@ -21,6 +21,8 @@ RESULT: dict[str, Any] = {
     "certificate": {"flipped_ppm": 149.25, "dice": 0.9991, "tiles": 16, "limit_ppm": 3000.0, "passed": True},
     "cells": {"count": 20, "mean_area_um2": 16.0},
     "skipped": {"tiles": 1, "boxes": [[0, 0, 20, 20]]},
+    "seconds": {"network": 41.7, "writing": 2.2},
+    "mpx_per_s": 0.92,
     "provenance": {"slide": {"sha256": "ab12", "channel": None}, "bundle": {"name": "<demo> & co"}},
     "said": ["PatientSex: left empty"],
 }
@@ -77,7 +79,7 @@ def test_it_needs_no_other_file_and_closes_every_tag(tmp_path: Path) -> None:
 def test_every_value_of_the_result_is_shown(tmp_path: Path) -> None:
     shown = words(page(tmp_path))
     for text in (
-        "passed", "149.25 ppm", "0.9991", "limit 3000 ppm", "mean area 16 µm²",
+        "passed", "149.25 ppm", "0.9991", "limit 3000 ppm", "0.92 Mpx/s", "network", "41.7 s", "mean area 16 µm²",
         "(0, 0, 20, 20)", "slide / sha256 ab12", "channel not known", "PatientSex: left empty", "worst tile",
     ):  # fmt: skip
         assert text in shown
