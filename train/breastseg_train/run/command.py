@@ -22,7 +22,7 @@ def _add_arguments(presets: Presets, parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="run folder to make")
     parser.add_argument("--preset", default="paper", metavar="NAME", help=f"one of {', '.join(sorted(presets))}")
-    parser.add_argument("--small", action="store_true", help="the preset at the size of the demo model, for a CPU")
+    parser.add_argument("--small", action="store_true", help="the preset at a size for a CPU")
     parser.add_argument("--train-on", nargs="+", default=["train"], metavar="SPLIT", help="splits to train on")
     parser.add_argument("--validate-on", nargs="+", default=["val"], metavar="SPLIT", help="splits to validate on")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the preset's")
