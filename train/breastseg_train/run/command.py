@@ -65,7 +65,7 @@ def _run(presets: Presets, arguments: argparse.Namespace) -> int:
 
     if arguments.encoder_weights is not None and arguments.start_from is not None:
         raise ArgumentError(
-            "--start-from brings the encoder's weights with all others; omit --encoder-weights, or start from the encoder's alone"
+            "--start-from brings the encoder's weights with all others: omit --encoder-weights, or start from it alone"
         )
     bare = arguments.encoder_weights is None and arguments.start_from is None
     if bare and configuration.encoder != NO_ENCODER and leads:
