@@ -2,8 +2,8 @@
 
     python -m breastseg_benchmark.fleet BUNDLE --output DIR [--slides 200] [--workers 3] [--kills 20]
 
-Every file of every slide is compared with that of one process, byte by byte, but for LEFT_OUT and TIMES. Prints one JSON
-object last. Exit code 1 where an output is missing, was written twice, or differs.
+Every file of every slide is compared with that of one process, byte by byte, but for LEFT_OUT and TIMES. Prints one
+JSON object last. Exit code 1 where an output is missing, was written twice, or differs.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def _check_architecture(name: str, checkpoint: Checkpoint) -> None:
         raise ArgumentError(
             f"{name} holds the network {architecture.network} behind the front {architecture.front}, and a bundle is "
             "made of the paper's alone (unet++ behind its projection): the others are there to be compared with; "
-            "export a checkpoint of the preset paper or demo"
+            "export a checkpoint of the preset paper or general"
         )
 
 

@@ -67,7 +67,7 @@ def test_demo_bundle_holds_what_its_manifest_says_and_nothing_else(demo_bundle: 
 
 
 def test_manifest_records_what_was_exported_and_how_well(demo_manifest: Manifest) -> None:
-    assert (demo_manifest.encoder, demo_manifest.precision) == ("efficientnet-b0", "fp16")
+    assert (demo_manifest.encoder, demo_manifest.precision) == ("tu-tf_efficientnet_lite0", "fp16")
     assert demo_manifest.opset >= 18
     assert [(one.role, one.files) for one in demo_manifest.artefacts] == [
         (PORTABLE, (MODEL,)),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from breastseg_deploy.cli.command import Command, run_command
 from breastseg_export import evaluate
 from breastseg_train.network.architecture import Architecture
-from breastseg_train.network.checkpoint import Checkpoint, save_checkpoint
+from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from breastseg_train.network.model import SegmentationModel
 from breastseg_train.run import compare_command as compare_runs_command
 from breastseg_train.run.command import train_command
@@ -60,6 +62,27 @@ def test_train_prints_one_json_object_and_warns_of_random_weights(
     assert "starts from random weights" in printed.err
     description = json.loads((output / "run.json").read_text())
     assert (description["configuration"]["epochs"], description["configuration"]["seed"]) == (1, 3)
+
+
+def test_a_run_starts_from_a_checkpoint_and_its_own_say_which(
+    data_root: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = train_command({"tiny": replace(TINY, lr_max=1e-9, lr_min=1e-12)})
+    arguments = ("--data", data_root, "--preset", "tiny", "--epochs", 1, "--start-from", checkpoint)
+    assert run(still, *arguments, "--output", tmp_path / "run") == 0
+    assert "random weights" not in capsys.readouterr().err
+    begun, ended = load_checkpoint(checkpoint), load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert ended.details["started_from"]["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    for name, weight in begun.model.named_parameters():
+        torch.testing.assert_close(ended.model.get_parameter(name), weight, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_and_weights_of_an_encoder_are_not_both_taken(
+    data_root: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--data", data_root, "--preset", "tiny", "--start-from", checkpoint, "--encoder-weights", "imagenet")
+    assert run(TRAIN, *arguments, "--output", tmp_path / "run") == 1
+    assert "--start-from brings the encoder's weights" in capsys.readouterr().err
 
 
 def test_fewer_epochs_than_the_presets_interval_are_validated_and_that_is_told(

@@ -23,7 +23,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="runs by preset, and the table")
     parser.add_argument("--presets", nargs="+", default=presets, metavar="NAME", help=f"default: {', '.join(presets)}")
-    parser.add_argument("--small", action="store_true", help="every preset at the size of the demo model, for a CPU")
+    parser.add_argument("--small", action="store_true", help="every preset at a size for a CPU")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the presets'")
     parser.add_argument("--validate-every", type=int, metavar="N", help="epochs, instead of the presets'")
     parser.add_argument("--seed", type=int, metavar="S", help="instead of the presets'")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from breastseg_deploy.cli.command import Command, print_json
+from breastseg_deploy.errors import ArgumentError
 from breastseg_deploy.storage import check_output_folder
 from breastseg_train.network.architecture import NO_ENCODER
 from breastseg_train.run.configuration import PRESETS, Configuration, preset_configuration
@@ -22,7 +23,7 @@ def _add_arguments(presets: Presets, parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with SPLIT/images, SPLIT/masks")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="run folder to make")
     parser.add_argument("--preset", default="paper", metavar="NAME", help=f"one of {', '.join(sorted(presets))}")
-    parser.add_argument("--small", action="store_true", help="the preset at the size of the demo model, for a CPU")
+    parser.add_argument("--small", action="store_true", help="the preset at a size for a CPU")
     parser.add_argument("--train-on", nargs="+", default=["train"], metavar="SPLIT", help="splits to train on")
     parser.add_argument("--validate-on", nargs="+", default=["val"], metavar="SPLIT", help="splits to validate on")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the preset's")
@@ -32,6 +33,9 @@ def _add_arguments(presets: Presets, parser: argparse.ArgumentParser) -> None:
         "--encoder-weights",
         metavar="NAME|FILE",
         help="package (installed by the extra weights), imagenet (downloaded), or a safetensors file; none by default",
+    )
+    parser.add_argument(
+        "--start-from", metavar="CHECKPOINT", help="whose weights the run starts with: a file, or the word demo"
     )
     parser.add_argument(
         "--source-share",
@@ -59,7 +63,12 @@ def _run(presets: Presets, arguments: argparse.Namespace) -> int:
 
     from breastseg_train.run.experiment import run_experiment
 
-    if arguments.encoder_weights is None and configuration.encoder != NO_ENCODER and leads:
+    if arguments.encoder_weights is not None and arguments.start_from is not None:
+        raise ArgumentError(
+            "--start-from brings the encoder's weights with all others: omit --encoder-weights, or start from it alone"
+        )
+    bare = arguments.encoder_weights is None and arguments.start_from is None
+    if bare and configuration.encoder != NO_ENCODER and leads:
         _say("warning: no --encoder-weights: the encoder starts from random weights")
     figures = run_experiment(
         arguments.data,
@@ -68,6 +77,7 @@ def _run(presets: Presets, arguments: argparse.Namespace) -> int:
         train_on=arguments.train_on,
         validate_on=arguments.validate_on,
         encoder_weights=arguments.encoder_weights,
+        start_from=arguments.start_from,
         max_minutes=arguments.max_minutes,
         resume=arguments.resume,
         devices=arguments.devices,

@@ -247,8 +247,6 @@ PRESETS = {
         replace(_PAPER, preset="hybrid-loss", loss="hybrid"),
         # What the paper's stabilisation is measured against (section IV B).
         replace(_PAPER, preset="unstabilised", stabilised=False),
-        # A model small enough to ship.
-        replace(_PAPER.small(), preset="demo"),
         _GENERAL,
     )
 }

@@ -25,6 +25,7 @@ def run_experiment(
     train_on: Sequence[str] = ("train",),
     validate_on: Sequence[str] = ("val",),
     encoder_weights: str | None = None,
+    start_from: str | Path | None = None,
     max_minutes: float | None = None,
     resume: bool = False,
     devices: int = 1,
@@ -43,14 +44,16 @@ def run_experiment(
             train_on=train_on,
             validate_on=validate_on,
             encoder_weights=encoder_weights,
+            start_from=start_from,
             max_minutes=max_minutes,
             resume=resume,
             devices=devices,
         )
-    if resume or max_minutes is not None or encoder_weights is not None or max(devices, place().processes) > 1:
+    brought = encoder_weights is not None or start_from is not None
+    if resume or max_minutes is not None or brought or max(devices, place().processes) > 1:
         raise ArgumentError(
-            "rounds of active learning start from their own weights and run to their end in one process: leave "
-            "--resume, --max-minutes, --encoder-weights and --devices away, and choose an empty --output"
+            "rounds of active learning start from their own weights and run to their end in one process: omit "
+            "--resume, --max-minutes, --encoder-weights, --start-from and --devices, and choose an empty --output"
         )
     return train_actively(data_root, run, configuration, train_on=train_on, validate_on=validate_on)
 

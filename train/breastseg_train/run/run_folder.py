@@ -8,6 +8,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import lightning
 from breastseg_deploy.errors import OutputError
 from breastseg_deploy.storage import write_whole
 from breastseg_train.data.dataset import DataSet
-from breastseg_train.network.checkpoint import Checkpoint, save_checkpoint
+from breastseg_train.network.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.curves import curves_png
 from breastseg_train.run.module import SegmentationTraining
@@ -46,6 +47,20 @@ def run_description(configuration: Configuration, data: DataSet, roles: Mapping[
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+
+
+def origin(checkpoint: str | Path) -> dict[str, Any]:
+    """What a run that starts from a checkpoint says of it: the file's hash and what its own training recorded.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    path = checkpoint_path(checkpoint)
+    details = load_checkpoint(path).details
+    told = {
+        name: details[name] for name in ("configuration", "data", "encoder_weights", "validation") if name in details
+    }
+    return {"sha256": sha256(path.read_bytes()).hexdigest(), **told}
 
 
 class RunFolder(lightning.Callback):

@@ -32,7 +32,7 @@ from breastseg_train.run.global_batch import normalise_over_all_processes
 from breastseg_train.run.lightning_border import TrainingProgress, quiet_lightning, training_ends_in_a_sentence
 from breastseg_train.run.module import SegmentationTraining
 from breastseg_train.run.processes import place, run_in_processes
-from breastseg_train.run.run_folder import RESUME, RUN, RunFolder, read_description, run_description
+from breastseg_train.run.run_folder import RESUME, RUN, RunFolder, origin, read_description, run_description
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
     train_on: Sequence[str] = ("train",),
     validate_on: Sequence[str] = ("val",),
     encoder_weights: str | None = None,
-    start_from: Path | None = None,
+    start_from: str | Path | None = None,
     max_minutes: float | None = None,
     resume: bool = False,
     devices: int = 1,
@@ -58,7 +58,8 @@ def train(
         train_on: splits to train on.
         validate_on: splits to validate on.
         encoder_weights: see `model.SegmentationModel`.
-        start_from: a checkpoint of the same architecture whose weights the run starts with.
+        start_from: a checkpoint of the same architecture, or the word "demo", whose weights the run starts with. The
+            run's checkpoints say which it was.
         max_minutes: stop after the step that reaches this time, wherever the schedule is then, and validate.
         resume: go on with the run in `run` after its last whole epoch; it ends with the weights of a run that was never
             interrupted.
@@ -83,6 +84,8 @@ def train(
     _check_machine(processes if place().processes == 1 else place().processes_here)
     data = read_data_set(data_root, [*train_on, *validate_on], configuration.crop_px)
     description = run_description(configuration, data, {"train": train_on, "validate": validate_on})
+    if start_from is not None:
+        description |= {"started_from": origin(start_from)}
     training = data.samples(train_on)
     work = _Work(
         tuple(cut_mosaics(data_root, training)) if configuration.balanced_sources else training,
@@ -117,7 +120,7 @@ class _Work:
     description: Mapping[str, Any]
     configuration: Configuration
     encoder_weights: str | None
-    start_from: Path | None
+    start_from: str | Path | None
 
     def model(self) -> SegmentationModel:
         """The model to train, with the weights it starts with."""
