@@ -71,9 +71,7 @@ def build(package: Path, folder: Path) -> Path:
     Raises:
         CalledProcessError: it does not compile; what the compiler said stands above.
     """
-    import openvino
-
-    prefix = Path(openvino.__file__).parent
+    prefix = Path(load_openvino().__file__).parent
     for words in (
         ["cmake", "-S", package, "-B", folder, f"-DCMAKE_PREFIX_PATH={prefix}"],
         ["cmake", "--build", folder],
@@ -121,7 +119,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "environment": where,
             "milliseconds": {name: round(Distribution.of(of).p50_s * 1000, 2) for name, of in seconds.items()},
             "C++ / Python": Ratio.of(seconds["C++"], seconds["Python"]).model_dump(),
-            "largest difference of probabilities": float(np.abs(found - python.probability).max()),
+            "largest difference of probabilities": float(np.abs(found - np.asarray(python.probability)).max()),
             "pixels whose mask differs": int((mask != python.mask).sum()),
             "Dice of the masks": agreement,
         }

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breastseg_benchmark.results import Distribution, Ratio, SideBySide, Threads
-from breastseg_deploy.backends.openvino import NAME, SETTINGS, load_openvino, openvino_border, read_network
+from breastseg_deploy.backends.openvino import read_network
+from breastseg_deploy.backends.openvino_library import NAME, SETTINGS, load_openvino, openvino_border
 from breastseg_deploy.bundle import PORTABLE, Bundle
 from breastseg_deploy.errors import BreastsegError
 from breastseg_deploy.machine import Machine

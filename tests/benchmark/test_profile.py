@@ -12,7 +12,8 @@ from breastseg_benchmark.profile import compiled_layers, profile_network, work_o
 from breastseg_benchmark.report import report_html
 from breastseg_benchmark.results import KindOfLayer, Profile
 from breastseg_benchmark.tables import profile_tables
-from breastseg_deploy.backends.openvino import BF16_SETTINGS, SETTINGS, load_openvino
+from breastseg_deploy.backends.openvino import BF16_SETTINGS
+from breastseg_deploy.backends.openvino_library import SETTINGS, load_openvino
 
 SIDE = 32
 WORK = {

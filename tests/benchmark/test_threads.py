@@ -10,7 +10,7 @@ from breastseg_benchmark.report import report_html
 from breastseg_benchmark.results import Distribution, Ratio, SideBySide, Threads
 from breastseg_benchmark.tables import threads_table, threads_text
 from breastseg_benchmark.threads import settings_for, threads_of
-from breastseg_deploy.backends.openvino import load_openvino
+from breastseg_deploy.backends.openvino_library import load_openvino
 
 
 @pytest.mark.parametrize(

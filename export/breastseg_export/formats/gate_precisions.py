@@ -32,7 +32,7 @@ from breastseg_deploy.gate import FEATURES, SCORE, Gate
 from breastseg_deploy.manifest import TensorSpec
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.progress import Progress
-from breastseg_export.formats.format import PROBABILITY_SPEC, Made, Told, Work
+from breastseg_export.formats.format import PROBABILITY_SPEC, ArtefactNotes, Candidate, Work
 from breastseg_export.formats.gate import Scores, reference_scores, scored_gate
 from breastseg_export.named_frames import NamedFrames
 from breastseg_export.parity import ParityRun
@@ -69,18 +69,18 @@ class GateInPrecision:
     def check(self, frames: NamedFrames) -> None:
         """Nothing that the gate in float32 has not looked at."""
 
-    def make(self, work: Work) -> Made:
+    def make(self, work: Work) -> Candidate:
         """The cut of the network that has passed, held to its margin once it is told the parity of the whole.
 
         Raises:
             BackendError: the network cannot be cut.
         """
-        whole = work.done[self._whole].made
+        whole = work.passed[self._whole].candidate
         encoder = encoder_part(work.network)
         cut = tuple(value.name for value in encoder.graph.output)
         features = self._features(work, encoder, cut)
 
-        def tell(run: ParityRun) -> Told:
+        def notes(run: ParityRun) -> ArtefactNotes:
             reference = reference_scores(work.checkpoint.model, self._fitted)
             exported = _scores(self._fitted, features, work)
             words = f"gate in {_WORDS[self._whole]}"
@@ -91,25 +91,25 @@ class GateInPrecision:
                 )  # fmt: skip
             if gate.refusal:
                 work.say(gate.refusal)
-            return Told(gate, ((f"empty-frame {words}", _fact(gate)),))
+            return ArtefactNotes(gate, ((f"empty-frame {words}", _fact(gate)),))
 
-        return Made(
+        return Candidate(
             _ROLES[self._whole],
             {},
             whole.inputs,
             (PROBABILITY_SPEC, TensorSpec(name=SCORE, axes="N", dtype="float32")),
             whole.compared,
-            tell,
+            notes,
             holds_goldens=whole.holds_goldens,
             shared=(*whole.shared, *whole.files, GATE_ENCODER),
         )
 
     def _features(self, work: Work, encoder: onnx.ModelProto, cut: Sequence[str]) -> Features:
-        done = work.done[self._whole]
+        passed = work.passed[self._whole]
         if self._whole == INT8:
-            files = done.made.files
+            files = passed.candidate.files
             return _int8_features(files[INT8_NETWORK](), files[INT8_WEIGHTS](), cut)
-        details = done.told.details
+        details = passed.notes.details
         assert isinstance(details, Bf16Precision)
         return _rounded_features(encoder, details.fp32_islands)
 
