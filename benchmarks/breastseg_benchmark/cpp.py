@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from breastseg_benchmark.environment import environment
 from breastseg_benchmark.process import Timed, in_turn, seconds_of
 from breastseg_benchmark.results import Distribution, Ratio
+from breastseg_deploy.backends.openvino_library import load_openvino
 from breastseg_deploy.bundle import PORTABLE, Bundle
 from breastseg_deploy.cli.command import print_json
 from breastseg_deploy.manifest import Manifest
