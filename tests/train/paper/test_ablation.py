@@ -7,36 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_unet import UNET
 
 from breastseg_deploy.errors import ArgumentError, OutputError
 from breastseg_train.data.dataset import read_data_set, read_frame
 from breastseg_train.evaluate.evaluation import evaluate, summary
 from breastseg_train.evaluate.otsu import OTSU_DATA_SET, OTSU_FRAME
 from breastseg_train.evaluate.prediction import checkpoint_predictor
-from breastseg_train.network.architecture import NO_ENCODER
 from breastseg_train.network.checkpoint import load_checkpoint
 from breastseg_train.paper.ablation import CURVES, EVALUATION, TABLE, TABLE_JSON, ablate, table
 from breastseg_train.paper.crf import mean_field
 from breastseg_train.run import experiment
-from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.experiment import experiment_predictor
 from breastseg_train.run.run_folder import BEST
 
-UNET = Configuration(
-    "unet",
-    encoder=NO_ENCODER,
-    decoder_channels=(16,) * 5,
-    network="unet",
-    front="colours",
-    crop_px=64,
-    batch_size=2,
-    accumulation=1,
-    epochs=1,
-    loss="dice",
-    weighted_sampling=False,
-    precision="32-true",
-    workers=0,
-)
 WITH_CRF = replace(UNET, preset="unet-crf", crf=True, patch_sampling=True)
 
 

@@ -10,33 +10,24 @@ import numpy as np
 import pytest
 import torch
 from discs import disc_frame, write_frame
+from small_unet import UNET
 
 from breastseg_deploy.errors import ArgumentError, OutputError
 from breastseg_train.data.dataset import read_data_set, read_frame, read_mask
 from breastseg_train.evaluate.prediction import checkpoint_predictor
-from breastseg_train.network.architecture import NO_ENCODER
 from breastseg_train.network.checkpoint import Checkpoint, load_checkpoint
 from breastseg_train.network.model import SegmentationModel
 from breastseg_train.paper.active_learning import ROUND, train_actively, uncertainty
-from breastseg_train.run.configuration import Configuration
 from breastseg_train.run.run_folder import BEST, FIGURES
 
-TINY = Configuration(
-    "tiny-actively",
-    encoder=NO_ENCODER,
-    decoder_channels=(16,) * 5,
+TINY = replace(
+    UNET,
+    preset="tiny-actively",
     network="attention-unet",
-    front="colours",
     dropout=0.3,
-    crop_px=64,
-    batch_size=2,
-    accumulation=1,
     epochs=5,
     loss="hybrid",
-    weighted_sampling=False,
     active_learning_rounds=2,
-    precision="32-true",
-    workers=0,
 )
 
 

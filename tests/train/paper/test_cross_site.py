@@ -7,27 +7,10 @@ from pathlib import Path
 
 import pytest
 from discs import disc_frame, write_frame
+from small_unet import UNET
 
 from breastseg_deploy.errors import ArgumentError, DataError
-from breastseg_train.network.architecture import NO_ENCODER
 from breastseg_train.paper.cross_site import cross_site, cross_site_table
-from breastseg_train.run.configuration import Configuration
-
-UNET = Configuration(
-    "unet",
-    encoder=NO_ENCODER,
-    decoder_channels=(16,) * 5,
-    network="unet",
-    front="colours",
-    crop_px=64,
-    batch_size=2,
-    accumulation=1,
-    epochs=1,
-    loss="dice",
-    weighted_sampling=False,
-    precision="32-true",
-    workers=0,
-)
 
 
 @pytest.fixture

@@ -10,23 +10,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from streamed import accounted
 
 from breastseg_deploy.accounts import MOST_REPORTS, POLICIES, Accounts, Entry, Policy
 from breastseg_deploy.errors import ArgumentError, BackendError, ClosedError
-from breastseg_deploy.events import MEANING, Delivered, Dropped, Event, Failed, Snapshot
+from breastseg_deploy.events import MEANING, Delivered, Dropped, Event, Failed
 from breastseg_deploy.result import Segmentation
 
 MASK = Segmentation(np.zeros((2, 2), np.uint8), None, {}, "made up")
-
-
-def accounted(counts: Snapshot) -> int:
-    return (
-        counts.delivered
-        + sum(counts.dropped.values())
-        + sum(counts.refused.values())
-        + counts.failed
-        + counts.in_flight
-    )
 
 
 def fill(accounts: Accounts, *ids: object) -> list[Any]:
