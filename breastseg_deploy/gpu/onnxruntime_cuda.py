@@ -118,7 +118,8 @@ def load_onnxruntime_gpu() -> Any:
     if PROVIDER not in ort.get_available_providers():
         raise MachineError(
             f"the installed onnxruntime {ort.__version__} is the build for CPUs: "
-            f"pip uninstall onnxruntime, then pip install '{DISTRIBUTION}[gpu]'"
+            # Both, for they hold the same files: what is left of the other would count as installed.
+            f"pip uninstall onnxruntime onnxruntime-gpu, then pip install '{DISTRIBUTION}[gpu]'"
         )
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the session names the first cause

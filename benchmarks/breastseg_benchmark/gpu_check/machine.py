@@ -21,7 +21,10 @@ def versions(settings: Settings, machine: Machine | None = None, libraries: Sequ
     broken = []
     for name in libraries:
         try:
-            figures[name] = str(importlib.import_module(name).__version__)
+            library: Any = importlib.import_module(name)
+            figures[name] = str(library.__version__)
+            if name == "onnxruntime":  # two distributions hold its files, and the last one that was unpacked has won
+                figures[f"{name} has"] = ", ".join(library.get_available_providers())
         except ModuleNotFoundError:
             figures[name] = "not installed"
         except Exception as err:  # a library that is there and does not load

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from breastseg_benchmark.gpu_check.machine import bytes_in_use, needed_cupy
-from breastseg_benchmark.gpu_check.step import Finding, Settings, Skip
+from breastseg_benchmark.gpu_check.step import Finding, Settings, Skip, in_words
 from breastseg_deploy.errors import MachineError
 from breastseg_deploy.gpu import onnxruntime_cuda
-from breastseg_deploy.gpu.failure import one_line
 from breastseg_deploy.gpu.graph import BoundNetwork, GpuNetwork, launcher
 from breastseg_deploy.machine import Machine
 from breastseg_deploy.nvidia import DEVICE, NoGpu
@@ -174,7 +173,7 @@ def tried(ways: Mapping[str, Callable[[], Mapping[str, Any]]]) -> Finding:
         except MachineError as err:
             lacking[name] = str(err)
         except Exception as err:  # CUDA errors, engines' own, ours: each is this way's finding
-            failed[name] = f"{type(err).__name__}: {one_line(err)}"
+            failed[name] = in_words(err)
     if not ran and not failed:
         raise Skip(_listed(lacking))
     words = [f"one frame: {', '.join(f'{name} {one[_ONE_FRAME]:.2f} ms' for name, one in ran.items())}"] if ran else []

@@ -108,5 +108,9 @@ def run_here(step: Step, settings: Settings) -> Finding:
     except Skip as err:
         return Finding("skipped", str(err))
     except Exception as err:  # libraries that do not load, CUDA errors, our own: all are findings
-        words = f"{type(err).__name__}: {' '.join(str(err).split())}"[:600]
-        return Finding("failed", words, {"traceback": "".join(traceback.format_exception(err))})
+        return Finding("failed", in_words(err), {"traceback": "".join(traceback.format_exception(err))})
+
+
+def in_words(err: Exception) -> str:
+    """An error's kind and text, in one line of at most 600 characters."""
+    return f"{type(err).__name__}: {' '.join(str(err).split())}"[:600]

@@ -40,8 +40,9 @@ def test_versions_name_the_gpu_and_the_libraries(monkeypatch: pytest.MonkeyPatch
     assert without.verdict == "failed"
     assert "CuPy is not installed: pip install 'breastseg-deploy[gpu]'" in without.words
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
-    found = versions(NOWHERE, Machine(gpu=gpu), ("numpy", "cupy"))
+    found = versions(NOWHERE, Machine(gpu=gpu), ("numpy", "cupy", "onnxruntime"))
     assert found.verdict == "passed"
+    assert "CPUExecutionProvider" in found.figures["onnxruntime has"]  # which of its two builds this is
     assert found.words == "NVIDIA Test, compute capability 8.6, driver 580.82, 24.0 GiB, CUDA up to 13.0"
     assert found.figures["numpy"] == np.__version__
     assert versions(NOWHERE, Machine(gpu=NoGpu("no driver", expected=False)), ()).verdict == "failed"
@@ -206,7 +207,8 @@ def test_a_backend_is_served_with_its_memory_and_stages(
     assert found.verdict == "passed"
     assert "goldens pass, worst Dice" in found.words
     assert list(found.figures["GPU memory in use, bytes"]) == ["opened", "one frame", "eight frames"]
-    assert found.figures["at the export: engine, mean and worst Dice"]
+    exported = [engine for engine, *_ in found.figures["at the export: engine, mean and worst Dice"]]
+    assert exported == ["ONNX Runtime", "PyTorch with float16 sums"]
     assert "network" in found.figures["stages of eight frames, ms"]
 
 

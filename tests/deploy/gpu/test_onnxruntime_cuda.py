@@ -34,7 +34,7 @@ needs_cpu_build = pytest.mark.skipif(
 @needs_cpu_build
 def test_the_build_for_cpus_is_refused_with_the_way_to_the_other() -> None:
     with pytest.raises(
-        MachineError, match=r"is the build for CPUs: pip uninstall onnxruntime, then pip install"
+        MachineError, match=r"is the build for CPUs: pip uninstall onnxruntime onnxruntime-gpu, then pip install"
     ) as failure:
         load_onnxruntime_gpu()
     assert "breastseg-deploy[gpu]" in str(failure.value)
