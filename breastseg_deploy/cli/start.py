@@ -29,13 +29,11 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: what puts everything in order after Ctrl-C does so after this."""
 
 
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-"""What shells report for a process ended by Ctrl-C (128 + SIGINT), or by SIGTERM."""
-INTERRUPTED = "interrupted; nothing is half-written"
 _ENDS: "dict[type[KeyboardInterrupt], tuple[str, int]]" = {
-    KeyboardInterrupt: (INTERRUPTED, EXIT_INTERRUPTED),
-    Terminated: ("terminated; nothing is half-written", EXIT_TERMINATED),
+    KeyboardInterrupt: ("interrupted; nothing is half-written", 130),
+    Terminated: ("terminated; nothing is half-written", 143),
 }
+"""What is said, and what shells report for a process ended by Ctrl-C (128 + SIGINT) or by SIGTERM."""
 
 
 def started(program: "Callable[[list[str]], int]", arguments: "Sequence[str] | None") -> int:

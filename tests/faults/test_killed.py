@@ -16,7 +16,7 @@ from plant import FULL_DISK, child
 from breastseg_benchmark.kill import Victim, export_victim, segment_victim, train_victim
 from breastseg_deploy.io.images import read_mask
 
-LONG_S = 300
+LONG_S = 1800
 
 
 def kill_when(victim: Victim, moment: Callable[[], object], number: signal.Signals) -> None:
