@@ -1,17 +1,18 @@
 """Where a network's time goes in OpenVINO: by kind of layer, beside its multiplications and a matrix product's speed.
 
-Times are OpenVINO's own counters of each compiled layer. Multiplications are counted from the shapes of the network
-as it was read, and laid to the compiled layer that OpenVINO says to have made of it: what is fused is counted once.
+Times are OpenVINO's own counters of each compiled layer, its fastest call over the rounds. Multiplications are counted
+from the shapes of the network as it was read, and laid to the compiled layer that OpenVINO says to have made of it.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,9 @@ from breastseg_deploy.progress import Progress
 
 PROFILED = (NAME, NAME_BF16, NAME_INT8)
 """Backends whose engine tells the time of each layer."""
-_PRODUCT_SIDE = 1024
-_WARM_UP = 2
+_PRODUCTS = {512: 20, 1024: 4}
+"""How many products of matrices of so many rows in a round: small ones are done before a busy machine interrupts them,
+large ones fill many cores."""
 _OPERATIONS = 2
 """Of a multiplication: itself and the addition after it."""
 _GIGA, _TICK_S = 1e9, 1e-6
@@ -107,7 +109,9 @@ def profile_network(
     rounds: int,
     on_round: Callable[[], object] = lambda: None,
 ) -> Profile:
-    """Run network and matrix products in turn, so that what else the machine does slows both.
+    """Run network and matrix products in turn, and keep the fastest call of each layer and of each product.
+
+    What else the machine does can only slow them; in turn, it slows both.
 
     Args:
         ov: OpenVINO.
@@ -115,7 +119,7 @@ def profile_network(
         network: of fixed shapes, with one input.
         settings: of OpenVINO.
         tensors: its inputs, taken in turn.
-        rounds: that are counted, after some that are not.
+        rounds: that are counted.
         on_round: called after each of them.
     """
     work = work_of(network)
@@ -123,23 +127,25 @@ def profile_network(
     request = core.compile_model(network, "CPU", counting).create_infer_request()
     layers = compiled_layers(request.get_compiled_model(), work)
     precisions = sorted({layer.precision for layer in layers.values() if layer.multiplications})
-    products = {precision: _Product(ov, core, precision, counting) for precision in precisions}
-    seconds: list[dict[str, float]] = []
-    peaks: list[dict[str, float]] = []
-    for number in range(_WARM_UP + rounds):
+    products = {
+        precision: [_Product(ov, core, precision, side, counting) for side in _PRODUCTS] for precision in precisions
+    }
+    fastest: dict[str, float] = {}
+    for number in range(rounds):
         request.infer({0: tensors[number % len(tensors)]})
-        times = _counted(request)
-        peak = {precision: product.operations_per_s() for precision, product in products.items()}
-        if number >= _WARM_UP:
-            seconds.append(times)
-            peaks.append(peak)
-            on_round()
+        for name, seconds in _counted(request).items():
+            fastest[name] = min(seconds, fastest.get(name, seconds))
+        for product in chain.from_iterable(products.values()):
+            product.run()
+        on_round()
+    multiplied = sum(one.multiplications for one in work.values())
+    peaks = {precision: max(one.operations_per_s for one in products[precision]) for precision in precisions}
     return Profile(
         rounds=rounds,
-        layers_s=median(sum(times.values()) for times in seconds),
-        multiplications=sum(one.multiplications for one in work.values()),
-        peak_gops={precision: median(peak[precision] for peak in peaks) / _GIGA for precision in precisions},
-        kinds=_kinds(layers, seconds, peaks),
+        layers_s=sum(fastest.values()),
+        multiplications=multiplied,
+        peak_gops={precision: peak / _GIGA for precision, peak in peaks.items()},
+        kinds=_kinds(layers, fastest, peaks, multiplied),
     )
 
 
@@ -186,9 +192,9 @@ class _Product:
         BackendError: OpenVINO computes it in another precision.
     """
 
-    def __init__(self, ov: Any, core: Any, precision: str, settings: Mapping[str, object]) -> None:
+    def __init__(self, ov: Any, core: Any, precision: str, side: int, settings: Mapping[str, object]) -> None:
         asked = {**settings, "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-        model = _product_model(ov, in_eight_bits=precision == "i8")
+        model = _product_model(ov, side, in_eight_bits=precision == "i8")
         self._request = core.compile_model(model, "CPU", asked).create_infer_request()
         layers = compiled_layers(self._request.get_compiled_model(), work_of(model))
         ((self._name, layer),) = [(name, layer) for name, layer in layers.items() if layer.multiplications]
@@ -198,16 +204,23 @@ class _Product:
                 "measure without --profile"
             )
         self._operations = _OPERATIONS * layer.multiplications
-        self._values = np.random.default_rng(0).random((_PRODUCT_SIDE, _PRODUCT_SIDE), np.float32)
+        self._fastest_s = math.inf
+        self._values = np.random.default_rng(0).random((side, side), np.float32)
 
+    def run(self) -> None:
+        """A few products."""
+        for _ in range(_PRODUCTS[len(self._values)]):
+            self._request.infer({0: self._values})
+            self._fastest_s = min(self._fastest_s, _counted(self._request)[self._name])
+
+    @property
     def operations_per_s(self) -> float:
-        """Of one product."""
-        self._request.infer({0: self._values})
-        return self._operations / _counted(self._request)[self._name]
+        """Of the fastest product so far."""
+        return self._operations / self._fastest_s
 
 
-def _product_model(ov: Any, *, in_eight_bits: bool) -> Any:
-    side, ops = _PRODUCT_SIDE, ov.opset13
+def _product_model(ov: Any, side: int, *, in_eight_bits: bool) -> Any:
+    ops = ov.opset13
     read = ops.parameter([side, side], ov.Type.f32)
     values, weight = read, np.random.default_rng(1).standard_normal((side, side)).astype(np.float32)
     if in_eight_bits:
@@ -227,30 +240,27 @@ def _counted(request: Any) -> dict[str, float]:
 
 
 def _kinds(
-    layers: Mapping[str, Layer], seconds: Sequence[Mapping[str, float]], peaks: Sequence[Mapping[str, float]]
+    layers: Mapping[str, Layer], seconds: Mapping[str, float], peaks: Mapping[str, float], work: int
 ) -> tuple[KindOfLayer, ...]:
-    """Kinds of layers in one precision each, the longest time first; shares are medians over the rounds."""
+    """Kinds of layers in one precision each, the longest time first; `work` is all multiplications of the network."""
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name in seconds[0]:
+    for name in seconds:
         layer = layers[name]
         names[layer.kind, layer.precision if layer.multiplications else ""].append(name)
-    whole = sum(layer.multiplications for layer in layers.values())
+    took = sum(seconds.values())
     found = []
     for (kind, precision), own in names.items():
-        took = [sum(times[name] for name in own) for times in seconds]
-        multiplied = sum(layers[name].multiplications for name in own)
-        speeds = [_OPERATIONS * multiplied / max(one, _TICK_S) for one in took] if multiplied else []
+        own_s, multiplied = sum(seconds[name] for name in own), sum(layers[name].multiplications for name in own)
+        speed = _OPERATIONS * multiplied / max(own_s, _TICK_S) if multiplied else None
         found.append(
             KindOfLayer(
                 kind=kind,
                 precision=precision,
                 layers=len(own),
-                time_share=median(one / sum(times.values()) for one, times in zip(took, seconds, strict=True)),
-                work_share=multiplied / whole,
-                gops=median(speeds) / _GIGA if speeds else None,
-                of_peak=median(one / peak[precision] for one, peak in zip(speeds, peaks, strict=True))
-                if speeds
-                else None,
+                time_share=own_s / took,
+                work_share=multiplied / work,
+                gops=None if speed is None else speed / _GIGA,
+                of_peak=None if speed is None else speed / peaks[precision],
             )
         )
     return tuple(sorted(found, key=lambda one: -one.time_share))

@@ -209,7 +209,7 @@ class KindOfLayer(Part):
         layers: how many.
         time_share, work_share: of the time of all layers, and of all multiplications; 0 to 1.
         gops: 10^9 operations a second, two for each multiplication; None without any.
-        of_peak: the same over the peak of their precision in the same round; medians of both.
+        of_peak: the same over the peak of their precision.
     """
 
     kind: str
@@ -229,9 +229,9 @@ class Profile(Part):
         engine: name, version and precision that was asked for.
         not_run: why there is none; None where there is.
         rounds: frames that were counted, a matrix product in turn with each.
-        layers_s: seconds of all layers of a frame, the median.
+        layers_s: seconds of all layers of a frame, each at its fastest.
         multiplications: of the network for one frame.
-        peak_gops: 10^9 operations a second of a matrix product, by precision, the median.
+        peak_gops: 10^9 operations a second of the fastest matrix product, by precision.
         kinds: the longest time first.
     """
 

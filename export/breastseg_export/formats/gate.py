@@ -207,7 +207,10 @@ def scored_gate(
     for one, figures in zip(frames, of_frames, strict=True):
         expected, found = reference(one.frame), exported(one.frame)
         if not isfinite(found):
-            raise ParityError(f"the {words} scores {one.name} {found}; no bundle was written: fit the gate again")
+            raise ParityError(
+                f"the {words} scores {one.name} {found}, the reference {expected:.6f}, further apart than {margin}; "
+                "no bundle was written: fit the gate again, and look at this frame"
+            )
         errors[one.name] = abs(found - expected)
         skipped += found < serving_threshold
         skipped_with_cells += found < serving_threshold and figures.with_cells
