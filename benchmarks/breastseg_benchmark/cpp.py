@@ -30,7 +30,8 @@ from breastseg_deploy.segmenter import Segmenter
 from breastseg_export.packages.package import write_package
 from breastseg_export.packages.registry import PACKAGES
 
-BACKEND = "openvino"
+BACKEND, PROCESSOR = "openvino", "processor"
+"""The second name is of time that all threads took together: on a busy machine it alone compares."""
 
 
 class Program:
@@ -53,11 +54,12 @@ class Program:
         assert self._process.stdout is not None
         self._asked, self._told = self._process.stdin, self._process.stdout
 
-    def time(self) -> float:
+    def time(self) -> Timed:
         """Seconds of one frame, by the program's own clock."""
         self._asked.write("\n")
         self._asked.flush()
-        return float(self._told.readline()) / 1000
+        took, processor = (float(word) / 1000 for word in self._told.readline().split())
+        return Timed(took, {PROCESSOR: processor})
 
     def probability(self) -> NDArray[np.float32]:
         """End it, and give its last answer; (H, W)."""
@@ -70,6 +72,7 @@ def build(package: Path, folder: Path) -> Path:
     """The program of a package for C++, compiled with optimisation.
 
     Raises:
+        MachineError: OpenVINO is not installed.
         CalledProcessError: it does not compile; what the compiler said stands above.
     """
     prefix = Path(load_openvino().__file__).parent
@@ -103,23 +106,29 @@ def main(words: Sequence[str] | None = None) -> int:
     cpp = Program(program, arguments.output / "package" / "bundle", golden.frame, arguments.output)
     with Segmenter.open(arguments.bundle, BACKEND) as segment, Progress("timing", arguments.rounds, "rounds") as bar:
         python = segment(golden.frame)
+        assert python.probability is not None
 
         def time_python(_: int) -> Timed:
-            started = time.perf_counter()
+            started, before = time.perf_counter(), time.process_time()
             segment(golden.frame)
-            return Timed(time.perf_counter() - started, {})
+            return Timed(time.perf_counter() - started, {PROCESSOR: time.process_time() - before})
 
-        callers = {"C++": lambda _: Timed(cpp.time(), {}), "Python": time_python}
+        callers = {"C++": lambda _: cpp.time(), "Python": time_python}
         calls, _ = in_turn(callers, arguments.rounds, 1, bar.update)
     found = cpp.probability()
     seconds = {name: seconds_of(of) for name, of in calls.items()}
+    processor = {name: [call.stages_s[PROCESSOR] for call in of] for name, of in calls.items()}
     mask = (found >= segment.manifest.threshold).astype(np.uint8)
     agreement, limit = dice(mask, python.mask), least_dice(segment.manifest)
     print_json(
         {
             "environment": where,
             "milliseconds": {name: round(Distribution.of(of).p50_s * 1000, 2) for name, of in seconds.items()},
+            "milliseconds of the processor": {
+                name: round(float(np.median(of)) * 1000, 2) for name, of in processor.items()
+            },
             "C++ / Python": Ratio.of(seconds["C++"], seconds["Python"]).model_dump(),
+            "C++ / Python, processor": Ratio.of(processor["C++"], processor["Python"]).model_dump(),
             "largest difference of probabilities": float(np.abs(found - np.asarray(python.probability)).max()),
             "pixels whose mask differs": int((mask != python.mask).sum()),
             "Dice of the masks": agreement,

@@ -45,14 +45,11 @@ def work_on_ray(
         address: of a Ray cluster, "auto" for the one of this machine, or "local" for one that starts and ends here.
 
     Raises:
-        MachineError: Ray is not installed, or there is no cluster at that address.
+        MachineError: Ray is not installed, or see `start_ray`.
     """
     ray = require("ray", "ray")
     data = require("ray.data", "ray")
-    try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as err:
-        raise MachineError(f"no Ray cluster answers at {address} ({err}); start one with `ray start --head`") from err
+    start_ray(ray, address)
     try:
         data.DataContext.get_current().enable_progress_bars = False
         waiting = {task.name: task for task in tasks}
@@ -69,3 +66,23 @@ def work_on_ray(
                         progress.update()
     finally:
         ray.shutdown()
+
+
+def start_ray(ray: Any, address: str) -> None:
+    """Connect to a cluster, or start one here.
+
+    Args:
+        ray: the module.
+        address: see `work_on_ray`.
+
+    Raises:
+        MachineError: there is no cluster at that address, or Ray does not start here.
+    """
+    try:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    except Exception as err:  # a bare Exception where Ray's own processes are too slow to start
+        if address == _LOCAL:
+            raise MachineError(
+                f"Ray does not start here ({err}); start again when this machine has less to do"
+            ) from err
+        raise MachineError(f"no Ray cluster answers at {address} ({err}); start one with `ray start --head`") from err

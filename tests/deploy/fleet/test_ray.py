@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from test_fleet import assert_all_done, make_tasks, states
 
+from breastseg_deploy.errors import MachineError
+from breastseg_deploy.fleet.on_ray import start_ray
 from breastseg_deploy.fleet.task import Task
 
 _PROGRAM = """
@@ -36,6 +38,26 @@ def test_ray_settles_every_input_once(tmp_path: Path) -> None:
     told = states(output)
     assert [name for name, (state, _) in told.items() if state == "set aside"] == ["slide-001"]
     assert_all_done([task for task in tasks if task.name != "slide-001"], output)
+
+
+@pytest.mark.parametrize(
+    ("address", "err", "sentence"),
+    [
+        ("local", Exception("The current node timed out during startup."), "Ray does not start here .* less to do"),
+        (
+            "10.0.0.1:6379",
+            ConnectionError("refused"),
+            r"no Ray cluster answers at 10\.0\.0\.1:6379 .*`ray start --head`",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_start_ends_in_a_sentence(address: str, err: Exception, sentence: str) -> None:
+    class Ray:
+        def init(self, **_: object) -> None:
+            raise err
+
+    with pytest.raises(MachineError, match=sentence):
+        start_ray(Ray(), address)
 
 
 def _work_on_ray(output: Path, tasks: list[Task]) -> None:

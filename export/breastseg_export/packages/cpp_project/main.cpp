@@ -1,12 +1,14 @@
 // breastseg BUNDLE FRAME.ppm MASK.pgm   segments one frame (binary PPM, or PGM for grey)
 // breastseg BUNDLE --self-test          holds the goldens beside the bundle to its manifest's limit, and times a frame
 // breastseg BUNDLE FRAME.ppm OUT.f32 --time
-//     segments the frame once for each line on stdin and prints the milliseconds; writes the probability at the end
+//     segments the frame once for each line on stdin and prints milliseconds of the clock and of the processor; writes the
+//     probability at the end
 #include "breastseg.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <iostream>
 #include <sstream>
 
@@ -85,7 +87,11 @@ static int self_test(breastseg::Segmenter& segment, const std::string& folder) {
 
 static void time_frames(breastseg::Segmenter& segment, const Bytes& frame, const std::string& path) {
     breastseg::Segmentation found = segment(frame);  // not timed: the first call sets buffers up
-    for (std::string line; std::getline(std::cin, line);) std::cout << milliseconds_of(segment, frame, found) << std::endl;
+    for (std::string line; std::getline(std::cin, line);) {
+        const std::clock_t started = std::clock();
+        const double took = milliseconds_of(segment, frame, found);
+        std::cout << took << ' ' << 1e3 * static_cast<double>(std::clock() - started) / CLOCKS_PER_SEC << std::endl;
+    }
     std::ofstream file(path, std::ios::binary);
     file.write(reinterpret_cast<const char*>(found.probability.data()), static_cast<std::streamsize>(found.probability.size() * sizeof(float)));
     if (!file.flush()) throw std::runtime_error("cannot write " + path + "; make room or choose another place");
