@@ -51,6 +51,14 @@ def test_half_stores_float16_and_computes_in_float32(model: SegmentationModel, t
         assert torch.allclose(torch.sigmoid(loaded(tensor)), torch.sigmoid(model(tensor)), atol=0.01)
 
 
+def test_statistics_beyond_float16_are_kept_in_half(tmp_path: Path) -> None:
+    model = SegmentationModel(NARROW).eval()
+    name, variance = next((name, one) for name, one in model.named_buffers() if name.endswith("running_var"))
+    variance.fill_(1e6)
+    save_checkpoint(Checkpoint(model), tmp_path / "half.safetensors", half=True)
+    assert torch.equal(load_checkpoint(tmp_path / "half.safetensors").model.get_buffer(name), variance)
+
+
 def test_a_weight_beyond_float16_is_not_stored_in_half(tmp_path: Path) -> None:
     model = SegmentationModel(NARROW)
     with torch.no_grad():

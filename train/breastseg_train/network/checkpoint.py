@@ -69,7 +69,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
     Args:
         checkpoint: what to write.
         path: the file's place.
-        half: store floating-point tensors as float16; they are computed in float32 all the same.
+        half: store weights as float16; they are computed in float32 all the same. Running statistics of batch norm stay
+            float32: variances of wide layers lie beyond float16.
 
     Raises:
         CheckpointError: the file cannot be written, or a weight does not fit float16.
@@ -82,8 +83,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
     if half:
-        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        unfit = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        weights = {name for name, _ in checkpoint.model.named_parameters()}
+        state = {name: tensor.half() if name in weights else tensor for name, tensor in state.items()}
+        unfit = [name for name in sorted(weights) if not state[name].isfinite().all()]
         if unfit:
             raise CheckpointError(f"{unfit[0]} holds values beyond float16; save this checkpoint in float32")
     if checkpoint.gate is not None:
