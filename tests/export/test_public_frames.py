@@ -57,12 +57,12 @@ def test_every_artefact_agrees_with_pytorch_on_the_public_test_frames(exported: 
     manifest, _, _ = exported
     assert manifest.parity_frames == "17 frames from files, 17 with ground truth"
     parities = parities_of(manifest)
-    assert [parity.frames for parity in parities] == [17, 17, SEARCH_FRAMES]
+    assert [parity.frames for parity in parities] == [17, 17, SEARCH_FRAMES, 17, 17]
     for parity in parities:
         assert parity.frames_with_cells >= (6 if parity.frames == 17 else 2)
         assert parity.worst_dice >= parity.limits.worst_dice
         assert parity.dice_change is not None
-        assert abs(parity.dice_change) <= 0.001
+        assert abs(parity.dice_change) <= parity.limits.dice_change
 
 
 def test_no_layer_overflows_float16_on_the_public_test_frames(exported: tuple[Manifest, Path, Path]) -> None:
@@ -105,6 +105,6 @@ def test_bundle_segments_the_public_test_frames_above_the_measured_floor(checked
     assert checked.truth_dice_with_cells is not None
     assert checked.truth_dice_all is not None
     assert checked.false_positive_frames is not None
-    assert checked.truth_dice_with_cells >= 0.90  # measured: 0.913
-    assert checked.truth_dice_all >= 0.92  # measured: 0.936
+    assert checked.truth_dice_with_cells >= 0.925  # measured: 0.937
+    assert checked.truth_dice_all >= 0.93  # measured: 0.945
     assert checked.false_positive_frames <= 0.1  # measured: 1 of 20 frames

@@ -82,7 +82,7 @@ def test_inspect_shows_what_the_bundle_says_about_itself(demo_bundle: Path, caps
     shown = capsys.readouterr().out
     for words in (
         "128 x 128 uint8 RGB",
-        "efficientnet-b0",
+        "tu-tf_efficientnet_lite0",
         "fp16",
         "intended use",
         "in ONNX Runtime: worst Dice",
