@@ -172,7 +172,7 @@ PROMISES = [
     ("gpu.md: batch sizes, of the pipeline and of a plan", (pipeline.MAX_BATCH, request.MAX_BATCH), (8, 8)),
     ("gpu.md: workspace and optimisation level of a build", (request.WORKSPACE_BYTES, build._THOROUGH), (2**30, 5)),
     ("cli.md: seconds until a step says so, between two lines", (progress.FIRST_S, progress.EVERY_S), (5.0, 10.0)),
-    ("cli.md: exit codes 1, 2, 3, 4, 130", (BreastsegError.exit_code, command.EXIT_USAGE, ParityError.exit_code, MachineError.exit_code, start.EXIT_INTERRUPTED), (1, 2, 3, 4, 130)),
+    ("cli.md: exit codes 1, 2, 3, 4, 130, 143", (BreastsegError.exit_code, command.EXIT_USAGE, ParityError.exit_code, MachineError.exit_code, *(code for _, code in start._ENDS.values())), (1, 2, 3, 4, 130, 143)),
     ("training.md: proportions of the splits", tuple(import_frames.PROPORTIONS.values()), (599, 130, 100)),
     ("training.md: scale and share of empty frames of the wide augmentation", (wide_augment.SCALE, sources.EMPTY_SHARE), ((0.5, 2.0), 0.15)),
     ("architecture.md: rounds and seconds of the choice on a CPU", (fastest.ROUNDS, fastest.BUDGET_S), (5, 8.0)),

@@ -77,8 +77,8 @@ def answers(demo_bundle: Path, images: Path, tmp_path: Path, capfd: pytest.Captu
 def run(images: Path) -> Run:
     """Runs a script with Groovy on an open image; gives what it prints."""
     groovy = shutil.which("groovy")
-    if groovy is None:
-        pytest.skip("Groovy is not installed (Debian: groovy)")
+    if groovy is None or subprocess.run([groovy, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("Groovy is not installed, or without a Java that runs it (Debian: groovy, default-jre-headless)")
 
     def done(script: Path, image: Path, size_px: tuple[int, int], chosen: Path | None = None) -> str:
         words = [groovy, STAND_INS / "run.groovy", script, image, *size_px, STAND_INS]

@@ -17,4 +17,4 @@ def _no_thread_stays() -> Iterator[None]:
     deadline = time.monotonic() + LONG_S
     while threading.active_count() > before and time.monotonic() < deadline:
         threading.Event().wait(0.01)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
