@@ -117,8 +117,7 @@ def test_a_network_that_cannot_be_captured_is_enqueued_and_that_is_told(
             raise BackendError("this engine cannot be captured")
         self._inner.enqueue()
 
-    # A command that was cut short earlier in this process may have kept its own way of telling.
-    monkeypatch.setattr(logging.getLogger("breastseg_deploy"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="breastseg_deploy")
     network = CapturableNetwork(capturable=True)
     if where == "begin":
         monkeypatch.setattr(CapturingStream, "refuses", True)
