@@ -77,9 +77,9 @@ def limits(of: Any) -> tuple[float, float, float]:
     return of.worst_dice, of.mean_dice, of.dice_change
 
 
-def measures_of_tiles(*, squeezes: bool) -> tuple[int, int]:
+def measures_of_tiles() -> tuple[int, int]:
     """Tile and halo of a network for frames of 512 px, in pixels."""
-    grid = slide_format.windows_for(512, None, squeezes=squeezes).grid
+    grid = slide_format.windows_for(512, None).grid
     return grid.tile_px, grid.halo_px
 
 
@@ -185,10 +185,8 @@ SLIDES = [
     ("level under which an overview outlines cells, side of a tile in a file", (overview.OUTLINED_BELOW, ome_tiff.TILE_PX), (3.0, 512)),
     ("exit code over the certificate's limit", EXIT_UNCERTIFIED, 3),
     ("pixel sizes that count as the same", run.SAME_PIXEL_SIZE, 0.01),
-    ("widest window of SCSE alone", slide_format.LARGEST_WINDOW_OF_SCSE_PX, 256),
     ("widest window, and what the halo reaches beyond half of it", (slide_format.LARGEST_WINDOW_PX, slide_format.LARGEST_REACH_PX), (512, 128)),
-    ("tile and halo for frames of 512 px, squeeze-and-excitation", measures_of_tiles(squeezes=True), (1536, 384)),
-    ("tile and halo for frames of 512 px, SCSE alone", measures_of_tiles(squeezes=False), (1024, 256)),
+    ("tile and halo for frames of 512 px", measures_of_tiles(), (1536, 384)),
     ("change of Dice by local pools", slide_format.LIMITS.dice_change, 0.002),
     ("limits of flipped pixels, and how often what the export found", (slide_format.LEAST_LIMIT_PPM, slide_format.LARGEST_LIMIT_PPM, slide_format.SLACK), (100.0, 3000.0, 3)),
 ]  # fmt: skip

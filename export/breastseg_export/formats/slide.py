@@ -2,8 +2,7 @@
 
 A global pool makes each pixel's answer depend on the whole tile, and so on where the grid of tiles lies. Here the pools
 of squeeze-and-excitation and of SCSE become means over a window, without any training (test-time local converter, arXiv
-2112.04491): as wide as the frames where the encoder pools, 256 px where SCSE alone does. A network that was trained
-with local pools keeps its own windows.
+2112.04491), as wide as the frames. A network that was trained with local pools keeps its own windows.
 """
 
 from __future__ import annotations
@@ -31,15 +30,13 @@ from breastseg_export.graph import export_tile_network, global_pools
 from breastseg_export.named_frames import NamedFrame, NamedFrames
 from breastseg_export.parity import FP32_LIMITS, Compared, ParityRun, failures, frame_parity, stricter, summary
 from breastseg_export.runners import Frame, Probability, reference, session
-from breastseg_train.network.local_pools import CELL_PX, pool_locally, squeeze_locally, squeezes
+from breastseg_train.network.local_pools import CELL_PX, pool_locally, squeeze_locally
 from breastseg_train.network.model import SegmentationModel
 
 Infer = Callable[[NDArray[np.float32]], Probability]
 """Tensor (1, 4, H, W) to probability (H, W)."""
 
 LARGEST_WINDOW_PX = 512
-LARGEST_WINDOW_OF_SCSE_PX = 256
-"""Where the decoder alone pools, smaller windows keep the Dice, and grids agree better for less (docs/LOG.md)."""
 LARGEST_REACH_PX = 128
 AGAINST = "ONNX Runtime against the global pools"
 LIMITS = ParityLimits(worst_dice=0.0, mean_dice=0.0, dice_change=0.002)
@@ -60,17 +57,16 @@ class Windows:
     grid: Grid
 
 
-def windows_for(size_px: int, trained_px: int | None, *, squeezes: bool) -> Windows:
+def windows_for(size_px: int, trained_px: int | None) -> Windows:
     """The windows and tiles of a network for frames of `size_px`, trained with windows of `trained_px` if any.
 
-    `squeezes` says whether the encoder pools too.
+    Smaller windows find cells on empty frames, even where SCSE alone pools (docs/LOG.md).
 
     The halo holds half a window and what the convolutions see besides; a tile keeps half of each side, so that a pixel
     is computed four times. Of the measures that were tried (docs/LOG.md), none agreed better at that cost.
     """
     cell = 2 * CELL_PX
-    largest = LARGEST_WINDOW_PX if squeezes else LARGEST_WINDOW_OF_SCSE_PX
-    window = trained_px or min(largest, -(-size_px // cell) * cell)
+    window = trained_px or min(LARGEST_WINDOW_PX, -(-size_px // cell) * cell)
     halo = window // 2 + min(LARGEST_REACH_PX, -(-size_px // 4 // CELL_PX) * CELL_PX)
     return Windows(window, Grid(4 * halo, halo))
 
@@ -99,9 +95,7 @@ class Slide:
             ArgumentError: the network pools globally in a way that this version cannot replace.
         """
         model = work.checkpoint.model
-        windows = windows_for(
-            work.settings.size_px, model.architecture.pool_window_px, squeezes=squeezes(model.unet.encoder)
-        )
+        windows = windows_for(work.settings.size_px, model.architecture.pool_window_px)
         local, pools = with_local_pools(model, windows.window_px)
         with Progress("tracing the slide artefact"):
             graph = export_tile_network(local)

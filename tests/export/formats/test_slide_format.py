@@ -25,7 +25,6 @@ from breastseg_export.graph import export_tile_network, global_pools
 from breastseg_export.settings import ExportSettings
 from breastseg_train.network.architecture import Architecture
 from breastseg_train.network.checkpoint import Checkpoint, save_checkpoint
-from breastseg_train.network.local_pools import squeezes
 from breastseg_train.network.model import SegmentationModel
 
 SIDE = 64
@@ -78,13 +77,12 @@ def test_a_network_trained_with_windows_keeps_its_own() -> None:
     with torch.inference_mode():
         assert torch.equal(local(tensor), model(tensor))
     assert pools == 0
-    assert windows_for(512, 128, squeezes=False).window_px == 128
+    assert windows_for(512, 128).window_px == 128
 
 
-@pytest.mark.parametrize(("encoder", "window_px"), [("efficientnet-b0", 512), ("tu-tf_efficientnet_lite0", 256)])
-def test_windows_are_smaller_where_scse_alone_pools(encoder: str, window_px: int) -> None:
-    model = SegmentationModel(Architecture(encoder, (16,) * 5))
-    assert windows_for(512, None, squeezes=squeezes(model.unet.encoder)).window_px == window_px
+@pytest.mark.parametrize(("size_px", "window_px"), [(96, 128), (512, 512), (1024, 512)])
+def test_windows_are_as_wide_as_frames_up_to_a_limit(size_px: int, window_px: int) -> None:
+    assert windows_for(size_px, None).window_px == window_px
 
 
 def test_a_pool_that_was_not_replaced_is_found() -> None:

@@ -146,11 +146,6 @@ def squeeze_locally(encoder: nn.Module, window_px: int) -> int:
     return len(strides)
 
 
-def squeezes(encoder: nn.Module) -> bool:
-    """Whether an encoder has squeeze-and-excitation, and so pools over whole frames."""
-    return any(_squeezes(module) for module in encoder.modules())
-
-
 def _squeeze_strides(encoder: nn.Module) -> dict[str, int]:
     """Where the encoder squeezes, by name: pixels of the frame per position of what is squeezed."""
     strides: dict[str, int] = {}
