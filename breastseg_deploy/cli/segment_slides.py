@@ -22,7 +22,7 @@ def add_slide_arguments(parser: argparse.ArgumentParser) -> None:
     slides.add_argument("--channel", metavar="NAME|N", help="which of several channels")
     slides.add_argument(
         "--window",
-        type=_window,
+        type=low_and_high,
         metavar="LOW,HIGH",
         help="values of 16 bit that become black and white, linear between",
     )
@@ -101,7 +101,8 @@ def _is_16_bit(path: Path) -> bool:
         reader.close()
 
 
-def _window(text: str) -> tuple[float, float]:
+def low_and_high(text: str) -> tuple[float, float]:
+    """A window from the command line."""
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError as err:

@@ -154,8 +154,10 @@ class _Run:
         with self._seconds.of("files"):
             for name in write:
                 result |= WRITERS[name](done)
+        with self._seconds.of("certificate"):
+            worst = self._worst(certificate)
         result |= {"seconds": self._seconds.rounded(), "mpx_per_s": rate}
-        write_pictures(done, {**result, "provenance": self._folder.provenance}, self._worst(certificate))
+        write_pictures(done, {**result, "provenance": self._folder.provenance}, worst)
         return result
 
     def _answer(self) -> float | None:
