@@ -19,7 +19,7 @@ from breastseg_deploy.accounts import Policy
 from breastseg_deploy.backends.gated import bundle_gate, run_gated_goldens
 from breastseg_deploy.backends.registry import BackendRecord
 from breastseg_deploy.backends.select import AUTO, Choice, choose
-from breastseg_deploy.backends.tiles import TileNetwork, no_slides
+from breastseg_deploy.backends.tiles import TileNetwork, bundle_tiles, no_slides, run_golden_tile
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.contract import rgb_batch, rgb_frame
 from breastseg_deploy.errors import ArgumentError, ClosedError, FrameError
@@ -339,6 +339,23 @@ class Segmenter:
             return masks, found.checked(masks.shape, self.backend)
 
         return list(run_goldens(self.bundle, self.artefact, run, 1, self.backend))
+
+    def self_test_slides(self) -> GoldenResult:
+        """Run the golden tile of the bundle's slide artefact and hold it to the limit that the export had to meet.
+
+        Apart from `self_test`, since it loads the network for tiles beside the one for frames.
+
+        Raises:
+            ParityError: the tile's mask Dice is under the limit.
+            BackendError: the backend segments no slides (GPUs and INT8), the engine failed, or the Segmenter is closed.
+            BundleError: the bundle holds no slide artefact, or the golden is damaged.
+        """
+
+        def run() -> GoldenResult:
+            return run_golden_tile(self._tile_network(), self.bundle, bundle_tiles(self.bundle))
+
+        with self._slides:
+            return self._while_open(run)
 
     def close(self) -> None:
         """Wait for running calls, then give the engine's memory back; calls after this raise ClosedError.

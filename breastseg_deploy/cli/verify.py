@@ -12,6 +12,8 @@ from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, pr
 
 if TYPE_CHECKING:
     from breastseg_deploy.gate_check import GateCheck
+    from breastseg_deploy.segmenter import Segmenter
+    from breastseg_deploy.selftest import GoldenResult
     from breastseg_deploy.verify import FrameCheck
 
 
@@ -38,13 +40,11 @@ def _run(arguments: argparse.Namespace) -> int:
         with Progress("goldens"):
             goldens = segment.self_test()
         for golden in goldens:
-            print(
-                f"{golden.name}: Dice {golden.dice:.6f}, {golden.flipped_ppm:.1f} ppm flipped, "
-                f"largest probability error {golden.largest_probability_error:.1e}",
-                file=sys.stderr,
-            )
+            _tell_golden(golden)
+        tile = _golden_tile(segment)
         result: dict[str, Any] = {
             "goldens": [asdict(golden) for golden in goldens],
+            "golden_tile": None if tile is None else asdict(tile),
             "backend": segment.backend,
             "gate": segment.gate is not None,
             "signed_by": segment.bundle.signed_by,
@@ -71,6 +71,31 @@ def _run(arguments: argparse.Namespace) -> int:
         return ParityError.exit_code
     print_json(result) if arguments.json else print(f"{arguments.bundle} is verified on this machine")
     return 0
+
+
+def _tell_golden(golden: GoldenResult) -> None:
+    print(
+        f"{golden.name}: Dice {golden.dice:.6f}, {golden.flipped_ppm:.1f} ppm flipped, "
+        f"largest probability error {golden.largest_probability_error:.1e}",
+        file=sys.stderr,
+    )
+
+
+def _golden_tile(segment: Segmenter) -> GoldenResult | None:
+    """The slide artefact's golden, where the bundle has one and this backend segments slides; else it says why not."""
+    from breastseg_deploy.bundle import SLIDE
+    from breastseg_deploy.progress import Progress
+
+    if segment.manifest.artefact(SLIDE) is None:
+        print("no golden tile: the bundle holds no slide artefact", file=sys.stderr)
+        return None
+    if segment.record.open_tiles is None:
+        print(f"the golden tile was not run: {segment.backend} segments no slides", file=sys.stderr)
+        return None
+    with Progress("golden tile"):
+        tile = segment.self_test_slides()
+    _tell_golden(tile)
+    return tile
 
 
 def _tell(check: FrameCheck) -> None:

@@ -27,4 +27,6 @@ def test_a_grid_that_decides_nothing_flips_no_pixel() -> None:
 
 def test_pixels_that_a_grid_decides_are_counted() -> None:
     compared = (IMAGE.shape[0] - 192) * (IMAGE.shape[1] - 192)
-    assert moved_grid_ppm(bright_but_for_the_corner_of_each_frame, IMAGE) == 2e6 / compared  # one frame corner of each grid lies inside
+    assert (
+        moved_grid_ppm(bright_but_for_the_corner_of_each_frame, IMAGE) == 2e6 / compared
+    )  # one frame corner of each grid lies inside

@@ -13,7 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from breastseg_deploy.bundle import GATE, MANIFEST, MODEL, Bundle, Golden, file_entry, golden_bytes
+from breastseg_deploy.artefacts import SlideTiles, details_of
+from breastseg_deploy.bundle import GATE, MANIFEST, MODEL, SLIDE, Bundle, Golden, file_entry, golden_bytes
 
 Manifest = dict[str, Any]
 
@@ -42,6 +43,14 @@ def alter_golden(bundle: Path, number: int = 0, **arrays: NDArray[Any]) -> str:
     golden: Golden = Bundle.open(bundle).goldens()[number]
     put_sealed(bundle, golden.name, golden_bytes(replace(golden, **arrays)))
     return golden.name
+
+
+def alter_golden_tile(bundle: Path, **arrays: NDArray[Any]) -> None:
+    """Replace arrays of the slide artefact's golden, with the right hash."""
+    opened = Bundle.open(bundle)
+    (tiles,) = details_of(opened.manifest, SLIDE, SlideTiles)
+    golden = opened.slide_golden(tiles.golden_px)
+    put_sealed(bundle, golden.name, golden_bytes(replace(golden, **arrays)))
 
 
 def put_constant_model(

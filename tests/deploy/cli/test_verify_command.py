@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import SIDE, json_on_stdout, refused, run, saved
-from surgery import alter_golden, artefact, edit_manifest
+from surgery import alter_golden, alter_golden_tile, artefact, edit_manifest
 
+from breastseg_deploy.artefacts import SlideTiles, details_of
 from breastseg_deploy.backends.registry import BACKENDS
-from breastseg_deploy.bundle import FP16, MODEL, Bundle
+from breastseg_deploy.bundle import FP16, MODEL, SLIDE, SLIDE_GOLDEN, Bundle
 from breastseg_deploy.phantom import phantom_frame
 
 
@@ -75,6 +76,35 @@ def test_verify_ends_with_3_where_the_engine_does_not_reproduce_the_reference(
     assert json_on_stdout(said.out)["kind"] == "ParityError"
     assert "do not use its portable artefact on this machine" in said.err
     assert "is verified" not in said.out
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_verify_runs_the_golden_tile_of_slides(
+    demo_bundle: Path, capsys: pytest.CaptureFixture[str], backend: str
+) -> None:
+    assert run("verify", demo_bundle, "--backend", backend, "--json") == 0
+    said = capsys.readouterr()
+    assert json_on_stdout(said.out)["golden_tile"]["dice"] >= 0.9999
+    assert f"{SLIDE_GOLDEN}: Dice " in said.err
+
+
+def test_verify_ends_with_3_where_the_slide_artefact_does_not_reproduce_its_tile(
+    bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiles,) = details_of(Bundle.open(bundle_copy).manifest, SLIDE, SlideTiles)
+    alter_golden_tile(bundle_copy, frame=np.zeros((tiles.golden_px, tiles.golden_px, 3), np.uint8))
+    assert run("verify", bundle_copy, "--backend", "onnxruntime") == 3
+    assert "do not segment slides with it on this machine" in capsys.readouterr().err
+
+
+def test_verify_says_that_a_bundle_without_slides_has_no_golden_tile(
+    bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_manifest(bundle_copy, lambda raw: raw["artefacts"].remove(artefact(raw, SLIDE)))
+    assert run("verify", bundle_copy, "--backend", "onnxruntime", "--json") == 0
+    said = capsys.readouterr()
+    assert json_on_stdout(said.out)["golden_tile"] is None
+    assert "no golden tile: the bundle holds no slide artefact" in said.err
 
 
 def test_verify_refuses_a_folder_without_frames(
