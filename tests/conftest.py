@@ -112,7 +112,8 @@ def _export_gated(place: Path) -> None:
     data = read_data_set(place, ["fit", "calibrate"])
     gate = fit_gate(checkpoint.model, data, ["fit"], ["calibrate"], recall=0.9)
     save_checkpoint(replace(checkpoint, gate=gate), place / "gated.safetensors")
-    export_bundle(ExportSettings(str(place / "gated.safetensors"), place / "bundle", "fp32", size_px=BUNDLE_SIDE_PX))
+    settings = ExportSettings(str(place / "gated.safetensors"), place / "bundle", "fp32", size_px=BUNDLE_SIDE_PX)
+    export_bundle(replace(settings, slide=False))  # one trace less; the demo's bundle holds slides
 
 
 @pytest.fixture(scope="session")

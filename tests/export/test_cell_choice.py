@@ -115,7 +115,7 @@ def test_an_export_with_labelled_frames_tells_the_choice_everywhere(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, bundle = lay_out(tmp_path / "data", pairs=PAIRS, dumbbell=DUMBBELL), tmp_path / "bundle"
-    arguments = [str(checkpoint), "--output", str(bundle), "--size", str(SIDE), "--precision", "fp32"]
+    arguments = [str(checkpoint), "--output", str(bundle), "--size", str(SIDE), "--precision", "fp32", "--no-slide"]
     assert main([*arguments, "--cells", str(folder), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     choice = Bundle.open(bundle).manifest.cells

@@ -136,7 +136,7 @@ def test_float32_export_holds_no_float16_network_and_force_replaces(small_checkp
     place.mkdir()
     (place / "manifest.json").write_text("an older bundle")
     (place / "old").write_text("old")
-    export_bundle(ExportSettings(str(small_checkpoint), place, precision="fp32", size_px=SIDE, force=True))
+    export_bundle(ExportSettings(str(small_checkpoint), place, precision="fp32", size_px=SIDE, slide=False, force=True))
     manifest = Bundle.open(place).manifest
     assert NETWORK_FP16 not in manifest.files
     assert manifest.artefact(FP16) is None
@@ -223,7 +223,7 @@ def refused_twice(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     with torch.no_grad():
         model.unet.segmentation_head[0].bias.fill_(-100.0)
     save_checkpoint(Checkpoint(model), folder / "never.safetensors")
-    settings = ExportSettings(str(folder / "never.safetensors"), folder / "b", precision="fp32", size_px=SIDE)
+    settings = ExportSettings(str(folder / "never.safetensors"), folder / "b", "fp32", size_px=SIDE, slide=False)
     with pytest.raises(ParityError) as refusal:
         export_bundle(settings)
     return str(refusal.value), folder

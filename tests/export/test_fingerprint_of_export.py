@@ -25,7 +25,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         content = png_bytes(phantom_frame(number, (SIDE, SIDE)).frame)
         (place / "frames" / f"{number}.png").write_bytes(content)
     frames = place / "frames"
-    return export_bundle(ExportSettings("demo", place / "bundle", precision="fp32", size_px=SIDE, frames=frames))
+    return export_bundle(
+        ExportSettings("demo", place / "bundle", precision="fp32", size_px=SIDE, frames=frames, slide=False)
+    )
 
 
 def test_an_export_with_frames_holds_their_fingerprint(manifest: Manifest) -> None:

@@ -112,7 +112,9 @@ def test_every_convolution_of_the_engine_is_half_but_its_islands(bundle: Path) -
 def test_it_exports_in_8_bits(with_local_pools: Path, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     calibration = write_phantoms(tmp_path / "calibration", range(200, 232), masks=False) / "images"
-    settings = ExportSettings(str(with_local_pools), tmp_path / "b", "int8", size_px=2 * SIDE, calibrate=calibration)
+    settings = ExportSettings(
+        str(with_local_pools), tmp_path / "b", "int8", size_px=2 * SIDE, calibrate=calibration, slide=False
+    )
     frames = write_phantoms(tmp_path / "frames", range(24), masks=True)
     export_bundle(replace(settings, frames=frames))
     (found,) = details_of(Bundle.open(tmp_path / "b").manifest, INT8, Int8Precision)
@@ -138,7 +140,9 @@ def test_a_gate_reads_its_encoder(trained: Checkpoint, tmp_path: Path) -> None:
         gate.score.bias.fill_(1.0)  # nobody fitted it: it lets every frame through
     gated = replace(trained, gate=FittedGate(gate, calibration))
     save_checkpoint(gated, tmp_path / "gated.safetensors")
-    export_bundle(ExportSettings(str(tmp_path / "gated.safetensors"), tmp_path / "b", "fp32", size_px=SIDE))
+    export_bundle(
+        ExportSettings(str(tmp_path / "gated.safetensors"), tmp_path / "b", "fp32", size_px=SIDE, slide=False)
+    )
     assert GATE_ENCODER in Bundle.open(tmp_path / "b").manifest.files
 
 

@@ -20,7 +20,17 @@ def made(gated_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     place, checkpoint = tmp_path_factory.mktemp("int8"), gated_bundle.parent / "gated.safetensors"
     frames = write_phantoms(place / "frames", 0, 24, masks=True)
     calibration = write_phantoms(place / "calibration", 100, 32)
-    command = ["export", checkpoint, "--output", place / "bundle", "--precision", "int8", "--calibrate", calibration]
+    command = [
+        "export",
+        checkpoint,
+        "--output",
+        place / "bundle",
+        "--precision",
+        "int8",
+        "--calibrate",
+        calibration,
+        "--no-slide",
+    ]
     said = io.StringIO()
     with redirect_stdout(said):
         assert main([str(word) for word in [*command, "--frames", frames, "--size", SIDE, "--json"]]) == 0

@@ -74,7 +74,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with two engines."""
     place = tmp_path_factory.mktemp("bundles") / "b"
-    arguments = [str(checkpoint), "--output", str(place), "--size", str(SIDE)]
+    arguments = [str(checkpoint), "--output", str(place), "--size", str(SIDE), "--no-slide"]
     assert main([*arguments, "--target", "tensorrt-rtx", "--compute-capability", "8.6,8.9"]) == 0
     return place
 
