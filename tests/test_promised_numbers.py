@@ -38,9 +38,10 @@ from breastseg_deploy.errors import BreastsegError, MachineError, ParityError
 from breastseg_deploy.fleet import ledger
 from breastseg_deploy.gpu import pipeline
 from breastseg_deploy.instances import DEFAULTS
+from breastseg_deploy.io import open_slide
 from breastseg_deploy.preprocess import gabor
 from breastseg_deploy.segmenter import Segmenter
-from breastseg_deploy.slide import certificate, foreground, run
+from breastseg_deploy.slide import certificate, foreground
 from breastseg_deploy.slide.writers import ome_tiff, overview
 from breastseg_deploy.stream import Stream
 from breastseg_export import cells, named_frames, parity, runners
@@ -184,7 +185,7 @@ SLIDES = [
     ("pixels of the picture: of the slide in one, least on its longest side", (foreground.LARGEST_FACTOR, foreground.LEAST_PX), (32, 1024)),
     ("level under which an overview outlines cells, side of a tile in a file", (overview.OUTLINED_BELOW, ome_tiff.TILE_PX), (3.0, 512)),
     ("exit code over the certificate's limit", EXIT_UNCERTIFIED, 3),
-    ("pixel sizes that count as the same", run.SAME_PIXEL_SIZE, 0.01),
+    ("pixel sizes that count as the same", open_slide.SAME_PIXEL_SIZE, 0.01),
     ("widest window, and what the halo reaches beyond half of it", (slide_format.LARGEST_WINDOW_PX, slide_format.LARGEST_REACH_PX), (512, 128)),
     ("tile and halo for frames of 512 px", measures_of_tiles(), (1536, 384)),
     ("change of Dice by local pools", slide_format.LIMITS.dice_change, 0.002),

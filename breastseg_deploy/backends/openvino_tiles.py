@@ -50,7 +50,7 @@ class OpenVinoTiles:
         """See `tiles.TileNetwork.infer`."""
         with openvino_border("failed", "no mask is returned: run `breastseg verify` on this bundle"):
             if tensor.shape[2:] != self._size_px:
-                self._request = None  # the memory of the last size first
+                self._request, self._size_px = None, ()  # the memory of the last size first
                 self._network.reshape(list(tensor.shape))
                 self._request = compiled_request(self._ov, self._core, self._network)
                 self._size_px = tensor.shape[2:]

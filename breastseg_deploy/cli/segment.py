@@ -11,7 +11,7 @@ from breastseg_deploy.cli.backend import add_backend_arguments, open_segmenter, 
 from breastseg_deploy.cli.command import BIT_DEPTH_HELP, BIT_DEPTHS, Command, print_json
 from breastseg_deploy.cli.segment_fleet import add_fleet_arguments, asks_for_fleet, run_fleet, with_lists
 from breastseg_deploy.cli.segment_frames import refuse_overwriting, segment_frames, tell_drift
-from breastseg_deploy.cli.segment_slides import add_slide_arguments, segment_slides
+from breastseg_deploy.cli.segment_slides import add_slide_arguments, refuse_slide_arguments, segment_slides
 
 EXIT_UNCERTIFIED = 3
 """A slide's certificate lies over its bundle's limit; its files are written all the same."""
@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     """Segment every frame and slide; one that fails is reported at the end, the others are done all the same."""
     from breastseg_deploy.bundle import Bundle
     from breastseg_deploy.drift import DriftWatch
-    from breastseg_deploy.errors import ArgumentError
+    from breastseg_deploy.errors import ArgumentError, BreastsegError
     from breastseg_deploy.io.inputs import sort_inputs
     from breastseg_deploy.storage import check_output_folder, clear_partials, make_folder
 
@@ -55,11 +55,13 @@ def _run(arguments: argparse.Namespace) -> int:
     inputs = sort_inputs(with_lists(arguments.images), bundle.manifest.frame.size_px)
     if arguments.drift and (asks_for_fleet(arguments) or inputs.slides):
         raise ArgumentError("--drift watches frames that one process segments; omit it for slides and for a fleet")
+    refuse_slide_arguments(inputs.frames, arguments)
+    refuse_overwriting(inputs.frames, arguments)
     if asks_for_fleet(arguments):
+        check_output_folder(arguments.output, force=True)
         return run_fleet(bundle, inputs, arguments)
     # A slide's folder says itself whether a run may go on in it; a frame's mask cannot.
     check_output_folder(arguments.output, force=arguments.force or not inputs.frames)
-    refuse_overwriting(inputs.frames, arguments)
     with told_on_stderr(), open_segmenter(bundle, arguments) as segment:
         watch = DriftWatch(segment.manifest) if arguments.drift else None
         make_folder(arguments.output)
@@ -84,8 +86,9 @@ def _run(arguments: argparse.Namespace) -> int:
         counted += [(slides, "slides")] if slides else []
         found = ", ".join(f"{len(some)} {what}" for some, what in counted)
         print(f"{found} in {arguments.output}{_failures(failed, failed_slides)}")
-    if failed or failed_slides:
-        return 1
+    if failures := [*failed, *failed_slides]:
+        codes = {failure["exit_code"] for failure in failures}
+        return codes.pop() if len(codes) == 1 and not (done or slides) else BreastsegError.exit_code
     return 0 if all(slide["certificate"]["passed"] for slide in slides) else EXIT_UNCERTIFIED
 
 

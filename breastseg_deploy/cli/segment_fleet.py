@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,12 @@ _SETTINGS = (
 def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --workers, --part, --ray and --retries."""
     fleet = parser.add_argument_group("fleets", "many inputs, many processes; docs/fleets.md")
-    fleet.add_argument("--workers", type=_at_least_one, metavar="N", help="processes of this machine, or actors on Ray")
+    fleet.add_argument("--workers", type=_at_least(1), metavar="N", help="processes of this machine, or actors on Ray")
     fleet.add_argument("--part", metavar="I/N", help="part I of N of the inputs, for one job of a scheduler")
     fleet.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="work on Ray; default: a local one")
-    fleet.add_argument("--retries", type=int, default=1, metavar="R", help="after a failure; default: %(default)s")
+    fleet.add_argument(
+        "--retries", type=_at_least(0), default=1, metavar="R", help="after a failure; default: %(default)s"
+    )
 
 
 def asks_for_fleet(arguments: argparse.Namespace) -> bool:
@@ -164,11 +166,10 @@ def _key(bundle: Bundle, arguments: argparse.Namespace) -> str:
     return hashlib.sha256(json.dumps([manifest, settings], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _at_least_one(text: str) -> int:
-    try:
-        count = int(text)
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(f"workers are a whole number from 1 on, got {text!r}") from err
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"workers are a whole number from 1 on, got {count}")
+def _at_least(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+        return int(text)
+
     return count

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from breastseg_deploy.drift import DriftWatch
@@ -17,20 +17,19 @@ if TYPE_CHECKING:
 
 def segment_frames(
     segment: Segmenter, files: Sequence[FrameFile], arguments: argparse.Namespace, watch: DriftWatch | None = None
-) -> tuple[list[dict[str, object]], list[dict[str, str]]]:
+) -> tuple[list[dict[str, object]], list[dict[str, Any]]]:
     """Segment each frame; what was done, and what failed and why."""
-    from breastseg_deploy.errors import BackendError, FrameError
+    from breastseg_deploy.errors import BackendError, FrameError, OutputError
     from breastseg_deploy.progress import followed
 
     done: list[dict[str, object]] = []
-    failed: list[dict[str, str]] = []
+    failed: list[dict[str, Any]] = []
     for file in followed(files, "segment", "frames"):
         try:
             done.append(segment_frame_file(segment, file, arguments, watch))
-        except FrameError as err:
-            failed.append({"frame": str(file.path), "error": str(err)})
-        except BackendError as err:
-            failed.append({"frame": str(file.path), "error": f"{file.path}: {err}"})
+        except (FrameError, BackendError, OutputError) as err:
+            text = str(err) if isinstance(err, FrameError) else f"{file.path}: {err}"
+            failed.append({"frame": str(file.path), "error": text, "exit_code": err.exit_code})
     return done, failed
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from breastseg_deploy.io.images import FrameFile
     from breastseg_deploy.io.open_slide import Slide
     from breastseg_deploy.segmenter import Segmenter
     from breastseg_deploy.slide.result import SlideResult
@@ -38,9 +39,25 @@ def add_slide_arguments(parser: argparse.ArgumentParser) -> None:
     slides.add_argument("--every-tile", action="store_true", help="skip no tile, however empty it looks")
 
 
+def refuse_slide_arguments(frames: Sequence[FrameFile], arguments: argparse.Namespace) -> None:
+    """Refuse what says how a slide is read where an image is of the frame's size, and would be segmented without it.
+
+    Raises:
+        ArgumentError: --channel, --window, --mpp or --rescale, and at least one frame.
+    """
+    from breastseg_deploy.errors import ArgumentError
+
+    asked = [f"--{name}" for name in ("channel", "window", "mpp", "rescale") if getattr(arguments, name)]
+    if asked and frames:
+        raise ArgumentError(
+            f"{' and '.join(asked)} would not change how {frames[0].path} is read: an image of the bundle's frame size "
+            "is a frame (16 bit: --bit-depth); segment frames apart from slides, without it"
+        )
+
+
 def segment_slides(
     segment: Segmenter, slides: Sequence[Path], arguments: argparse.Namespace
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Segment each slide into its own folder; one that fails does not stop the others.
 
     Returns:
@@ -49,7 +66,7 @@ def segment_slides(
     from breastseg_deploy.errors import BreastsegError
 
     done: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
+    failed: list[dict[str, Any]] = []
     for path in slides:
         try:
             result = segment_slide_file(segment, path, arguments)
@@ -58,7 +75,7 @@ def segment_slides(
             done.append({"slide": str(path), "folder": str(result.folder), "resumed": result.resumed, **result.content})
         except BreastsegError as err:
             text = str(err) if str(path) in str(err) else f"{path}: {err}"
-            failed.append({"slide": str(path), "error": text, "exit_code": str(err.exit_code)})
+            failed.append({"slide": str(path), "error": text, "exit_code": err.exit_code})
     return done, failed
 
 

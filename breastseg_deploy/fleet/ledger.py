@@ -64,7 +64,7 @@ class Ledger:
         Raises:
             OutputError: it cannot be written.
         """
-        content = json.dumps(asdict(line), ensure_ascii=False) + "\n"
+        content = json.dumps(asdict(line)) + "\n"
         try:
             with self._locked(), self._path.open("ab") as file:
                 if file.tell() and not self._ends_a_line():  # a process was killed in the middle of its line
@@ -105,7 +105,7 @@ class Ledger:
         with self._locked():
             self._refresh()
             last = [lines[-1] for _, lines in sorted(self._of.items())]
-            content = "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in last)
+            content = "".join(json.dumps(asdict(line)) + "\n" for line in last)
             write_whole(self._path, content.encode())
 
     def _refresh(self) -> None:

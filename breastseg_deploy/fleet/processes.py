@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from breastseg_deploy.errors import BackendError, BreastsegError
+from breastseg_deploy.errors import BackendError, BreastsegError, MachineError, ParityError
 from breastseg_deploy.fleet.ledger import DEATHS, Ledger
 from breastseg_deploy.fleet.task import Job, Task
 from breastseg_deploy.fleet.worker import work_through
@@ -20,6 +20,8 @@ from breastseg_deploy.progress import Progress
 
 _DEATHS_IN_VAIN = DEATHS + 1
 """Workers in a row that die in vain, for each worker: more than setting one input aside takes."""
+_REFUSALS = {error.exit_code: error for error in (BackendError, ParityError, MachineError)}
+"""What a worker that could not begin raised, by its exit code; it has told why itself."""
 _LOOK_S = 0.5
 _SPAWN = multiprocessing.get_context("spawn")  # engines do not survive a fork
 
@@ -28,7 +30,7 @@ def work_in_processes(tasks: Sequence[Task], job: Job, folder: Path, workers: in
     """Settle every input by a number of workers; a worker that is killed is replaced.
 
     Raises:
-        BreastsegError: the work cannot begin on this machine.
+        BreastsegError: the work cannot begin on this machine, as its first worker said.
         BackendError: workers die and nothing gets done.
     """
     ledger = Ledger(folder)
@@ -36,6 +38,7 @@ def work_in_processes(tasks: Sequence[Task], job: Job, folder: Path, workers: in
         _start(tasks, job, folder, retries, number, workers) for number in range(workers)
     ]
     names = {task.name for task in tasks}
+    at_start = len(ledger.settled_names(job.key) & names)
     deaths = before = 0
     try:
         with Progress("fleet", len(tasks), "inputs") as progress:
@@ -53,6 +56,8 @@ def work_in_processes(tasks: Sequence[Task], job: Job, folder: Path, workers: in
                     if one.exitcode == 0:  # it found nothing left to claim
                         running[number] = None
                         continue
+                    if one.exitcode in _REFUSALS and settled == at_start:
+                        raise _REFUSALS[one.exitcode]("no worker could begin, for the reason that stands above")
                     deaths += 1
                     if deaths > _DEATHS_IN_VAIN * workers:
                         raise BackendError(

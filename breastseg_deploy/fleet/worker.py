@@ -51,7 +51,7 @@ class Worker:
             return True
         with ExitStack() as stack:
             # The lock is the claim: it is free again when its process ends, however that happens.
-            release = try_lock(self._claims / hashlib.sha256(task.name.encode()).hexdigest())
+            release = try_lock(self._claims / hashlib.sha256(os.fsencode(task.name)).hexdigest())
             if release is None:
                 return False
             stack.callback(release)

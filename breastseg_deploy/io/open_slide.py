@@ -22,7 +22,7 @@ from breastseg_deploy.io.rescale import LARGEST_FACTOR, Rescaled, mean_of_square
 from breastseg_deploy.io.slide import SlideInfo, SlideReader
 
 SAME_PIXEL_SIZE = 0.01
-"""Pixel sizes that differ by no more than this share of each other count as the same."""
+"""Pixel sizes that differ by no more than this share count as the same; see `same_pixel_size`."""
 
 _BLOCK_PX = 2048
 _LOOKED_AT_PX = 512
@@ -218,11 +218,16 @@ def _pixel_size_um(info: SlideInfo, given: float | None) -> float | None:
     if info.pixel_size_um is None:
         return None
     height, width = info.pixel_size_um
-    if abs(height - width) > SAME_PIXEL_SIZE * min(height, width):
+    if not same_pixel_size(height, width):
         raise SlideError(
             f"its pixels are {height:g} um high and {width:g} um wide; pass the size to assume as pixel_size_um (--mpp)"
         )
     return math.sqrt(height * width)
+
+
+def same_pixel_size(one_um: float, other_um: float) -> bool:
+    """Whether two pixel sizes count as the same: the larger is over the smaller by no more than a hundredth."""
+    return max(one_um, other_um) <= (1 + SAME_PIXEL_SIZE) * min(one_um, other_um)
 
 
 def _grid(info: SlideInfo, pixel_size_um: float | None, wanted_um: float) -> Rescaled | None:
@@ -231,7 +236,7 @@ def _grid(info: SlideInfo, pixel_size_um: float | None, wanted_um: float) -> Res
     if pixel_size_um is None:
         raise SlideError("the slide states no pixel size, so it cannot be rescaled; pass pixel_size_um (--mpp)")
     step = wanted_um / pixel_size_um
-    if abs(step - 1) <= SAME_PIXEL_SIZE:
+    if same_pixel_size(pixel_size_um, wanted_um):
         return None
     if not 1 / LARGEST_FACTOR <= step <= LARGEST_FACTOR:
         raise SlideError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from breastseg_deploy.tiling import Plan, Tile
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,28 @@ class Agreement:
 
 
 def agreement(before: NDArray[np.uint8], after: NDArray[np.uint8], cells: tuple[int, int] = (0, 0)) -> Agreement:
-    """Compare two masks (H, W) of 0 and 1."""
+    """Compare two masks of 0 and 1, of one shape."""
     flipped = int(np.count_nonzero(before != after))
     return Agreement(before.size, flipped, int(before.sum()) + int(after.sum()), *cells)
+
+
+def answered_elsewhere(plan: Plan, moved: Tile, skipped: Container[tuple[int, int]] = frozenset()) -> NDArray[np.bool_]:
+    """Which pixels of a moved tile's core are compared, (H, W): at the slide's borders both plans have some tiles in
+    common, and a tile's answer agrees with itself.
+
+    Args:
+        plan: that is not moved.
+        moved: a tile of the moved plan of the same slide.
+        skipped: rows and columns of tiles that were not answered at all, so that whatever is found there counts.
+    """
+    core = moved.core
+    compared = np.ones(core.size_px, np.bool_)
+    for tile in plan.touched(core):
+        if tile.seen == moved.seen and (tile.row, tile.column) not in skipped:
+            top, bottom = max(core.top, tile.core.top), min(core.bottom, tile.core.bottom)
+            left, right = max(core.left, tile.core.left), min(core.right, tile.core.right)
+            compared[top - core.top : bottom - core.top, left - core.left : right - core.left] = False
+    return compared
 
 
 def added(regions: Sequence[Agreement]) -> Agreement:

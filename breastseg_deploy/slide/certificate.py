@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from breastseg_deploy.slide.agreement import Agreement, added, agreement
+from breastseg_deploy.slide.agreement import Agreement, added, agreement, answered_elsewhere
 from breastseg_deploy.slide.store import TileStore, eight_bits
 from breastseg_deploy.storage import make_folder, write_whole
 from breastseg_deploy.tiling import Plan, Tile
@@ -46,13 +46,13 @@ class Chosen:
 def choose(store: TileStore, seed: str) -> Chosen:
     """Pick the tiles: 2 % of each kind, at least 16 or all; no more over skipped tiles than over others, or 16.
 
-    A slide that is one tile needs none.
+    A slide that is one tile needs none, unless that tile was skipped.
 
     Args:
         store: of the slide.
         seed: a hash in hexadecimal digits, the slide's.
     """
-    if len(store.plan) == 1:  # the slide in one piece: no answer can depend on a grid
+    if len(store.plan) == 1 and not store.skipped:  # the slide in one piece: no answer can depend on a grid
         return Chosen([], [])
     moved = Plan(store.plan.size_px, store.plan.grid, moved=True)
     kinds: tuple[list[Tile], list[Tile]] = ([], [])
@@ -105,7 +105,8 @@ class Certificate:
             self._count_cells(before, self._store.probability(*place)),
             self._count_cells(after, eight_bits(probability)),
         )
-        found = agreement(before, after, cells)
+        compared = answered_elsewhere(self._store.plan, tile, self._store.skipped)
+        found = agreement(before[compared], after[compared], cells)
         write_whole(self._place(tile), json.dumps(asdict(found)).encode())
 
     def summary(self, limit_ppm: float) -> dict[str, Any]:

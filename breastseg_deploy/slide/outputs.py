@@ -93,9 +93,7 @@ def _write_ome_tiff(done: Finished) -> Mapping[str, Any]:
 def _write_geojson(done: Finished) -> Mapping[str, Any]:
     from breastseg_deploy.slide.writers.geojson import write_geojson
 
-    conversion = done.slide.conversion
-    rescaled_um = conversion.get("rescaled_to_um")
-    scale = 1.0 if rescaled_um is None else rescaled_um / conversion["pixel_size_um"]
+    scale = _pixel_scale(done.slide)
     write_geojson(done.folder / GEOJSON, done.store, done.cells, done.slide.pixel_size_um, pixel_scale=(scale, scale))
     return {}
 
@@ -103,8 +101,14 @@ def _write_geojson(done: Finished) -> Mapping[str, Any]:
 def _write_csv(done: Finished) -> Mapping[str, Any]:
     from breastseg_deploy.slide.writers.cells_csv import write_cells_csv
 
-    write_cells_csv(done.folder / CSV, done.cells, done.slide.pixel_size_um)
+    write_cells_csv(done.folder / CSV, done.cells, done.slide.pixel_size_um, _pixel_scale(done.slide))
     return {}
+
+
+def _pixel_scale(slide: SlideSource) -> float:
+    """How many of the slide's own pixels one of the analysed ones is wide: 1 where the run did not rescale."""
+    rescaled_um = slide.conversion.get("rescaled_to_um")
+    return 1.0 if rescaled_um is None else float(rescaled_um / slide.conversion["pixel_size_um"])
 
 
 def _write_dicom_seg(done: Finished) -> Mapping[str, Any]:

@@ -28,6 +28,8 @@ Keep = Callable[[Tile, NDArray[np.float32]], object]
 
 _AHEAD = 2
 """Tiles that are prepared for each thread, one under way and one waiting."""
+_MOST_THREADS = 4
+"""That prepare tiles, which keeps ahead of any network; each more would hold tensors of tiles that only wait."""
 
 
 class StageSeconds:
@@ -64,7 +66,7 @@ class TilePipeline:
         slide: to read from.
         network: loaded.
         gabor: of the edge channel.
-        threads: that prepare tiles.
+        threads: that prepare tiles, where there is work for so many.
         seconds: by stage.
     """
 
@@ -77,7 +79,7 @@ class TilePipeline:
         seconds: StageSeconds,
     ) -> None:
         self._slide, self._network, self._gabor = slide, network, gabor
-        self._threads, self._seconds = threads, seconds
+        self._threads, self._seconds = min(threads, _MOST_THREADS), seconds
 
     def run(self, tiles: Sequence[Tile], keep: Keep, what: str) -> None:
         """Answer every tile, in order.

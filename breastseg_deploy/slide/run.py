@@ -20,6 +20,7 @@ from breastseg_deploy.bundle import MANIFEST, SLIDE, Bundle, file_entry
 from breastseg_deploy.cell_choice import parameters_for
 from breastseg_deploy.errors import SlideError
 from breastseg_deploy.instances import split_cells
+from breastseg_deploy.io.open_slide import same_pixel_size
 from breastseg_deploy.slide.cells import find_cells
 from breastseg_deploy.slide.certificate import Certificate, choose
 from breastseg_deploy.slide.foreground import LARGEST_RANGE, empty_tiles
@@ -32,8 +33,6 @@ from breastseg_deploy.slide.store import TileStore
 from breastseg_deploy.tiling import Plan, Tile
 from breastseg_deploy.version import __version__
 
-SAME_PIXEL_SIZE = 0.01
-"""Pixel sizes of bundle and slide may differ by this share."""
 _LABEL_BLOCK_PX = 1024
 _CELL_FIGURES = ("area_px", "eccentricity", "mean_probability", "mean_intensity")
 
@@ -68,13 +67,16 @@ def segment_slide(slide: SlideSource, bundle: Bundle, network: TileNetwork, requ
         SlideError: the slide cannot be read, is too small, or has another pixel size than the bundle.
         OutputError: the folder is in use, or holds something else; no permission, no space. What is done stays.
         BackendError: the engine failed.
-        ArgumentError: a kind of file that nobody knows.
+        ArgumentError: a kind of file that nobody knows, or the bundle's cells are measured in micrometres and the slide
+            states no pixel size.
         MachineError: a library is missing.
         BundleError: the bundle holds no slide artefact.
     """
     # What can be refused is, before the slide is hashed, which reads every byte of it.
     tiles, write = bundle_tiles(bundle), check_write(request.write, slide)
+    _check_name(slide.name)
     check_pixel_size(bundle.manifest.frame.pixel_size_um, slide)
+    parameters_for(bundle.manifest.cells).in_unit("px", slide.pixel_size_um)
     plan = Plan(slide.size_px, tiles.grid)
     seconds = StageSeconds()
     with seconds.of("hash"):
@@ -102,12 +104,24 @@ def check_pixel_size(bundle_um: float | None, slide: SlideSource) -> None:
         SlideError: both state a size, and they differ by over 1 %.
     """
     slide_um = slide.pixel_size_um
-    if bundle_um is None or slide_um is None or abs(slide_um - bundle_um) <= SAME_PIXEL_SIZE * bundle_um:
+    if bundle_um is None or slide_um is None or same_pixel_size(slide_um, bundle_um):
         return
     raise SlideError(
         f"{slide.name} has pixels of {slide_um:g} um and the bundle was made for {bundle_um:g} um; pass "
         f"rescale_to_um={bundle_um:g} (--rescale) to resample it"
     )
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that no result can state: files from an old share may have names in another encoding.
+
+    Raises:
+        SlideError: it is no UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as err:
+        raise SlideError("the slide's name is not UTF-8, and its results state it; rename it") from err
 
 
 class _Run:

@@ -17,12 +17,10 @@ from breastseg_deploy.errors import SlideError
 from breastseg_deploy.extras import require
 from breastseg_deploy.io.images import is_cut_short_jpeg
 from breastseg_deploy.io.readers.pieces import LARGEST_PIECE_BYTES, SharedFile, paste, tiles_in
-from breastseg_deploy.io.readers.tiff_facts import bits_of, channel_names, pixel_size_um, slide_series
+from breastseg_deploy.io.readers.tiff_facts import JPEG, bits_of, channel_names, pixel_size_um, slide_series
 from breastseg_deploy.io.slide import EXTRA, SlideInfo, levels_of, region_error
 
 _UNSAID = logging.NullHandler()
-_JPEG = (6, 7, 34892, 33007)
-"""TIFF's numbers of JPEG compression (tifffile's own list)."""
 
 
 class TiffReader:
@@ -141,7 +139,7 @@ class _SegmentedLevel:
         """(rows, columns, channels) of one segment."""
         try:
             content = self._sources[_file_of(page)].bytes_at(page.dataoffsets[index], page.databytecounts[index])
-            if int(self._key.compression) in _JPEG and is_cut_short_jpeg(content):
+            if int(self._key.compression) in JPEG and is_cut_short_jpeg(content):
                 raise SlideError("a JPEG without its end")
             decoded, _, _ = self._key.decode(content, index, jpegtables=page.jpegtables)
         except Exception as err:  # each codec has errors of its own

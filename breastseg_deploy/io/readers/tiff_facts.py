@@ -18,6 +18,8 @@ BESIDE = ("label", "macro", "thumbnail", "label image", "macro image", "overview
 LARGEST_PIXEL_UM = 10.0
 """TIFF's resolution is taken as a pixel size up to here: programs write a printer's 72 or 300 dpi (353 and 85 um)."""
 
+JPEG = (6, 7, 34892, 33007)
+"""TIFF's numbers of JPEG compression (tifffile's own list)."""
 _ALPHA = (1, 2)
 _AXES = ("YX", "YXS", "YXC", "SYX", "CYX")
 _OME_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6}
@@ -107,6 +109,8 @@ def _refuse_pixels(series: Any, path: Path) -> None:
         raise SlideError(f"{path} holds {series.dtype} values; a slide is uint8 or uint16: convert it without scaling")
     if key.photometric.name not in ("MINISBLACK", "RGB", "YCBCR"):
         raise SlideError(f"{path} stores colours as {key.photometric.name}; save it as grey (black is 0) or RGB")
+    if key.photometric.name == "YCBCR" and int(key.compression) not in JPEG:  # which alone are converted to RGB
+        raise SlideError(f"{path} stores colours as YCBCR without JPEG; save it as RGB")
 
 
 def _channel_count(series: Any) -> int:

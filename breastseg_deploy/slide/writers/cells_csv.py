@@ -15,13 +15,14 @@ from breastseg_deploy.storage import file_written_whole
 _ROWS = 10_000
 
 
-def write_cells_csv(path: Path, cells: NDArray[np.void], pixel_size_um: float | None) -> None:
+def write_cells_csv(path: Path, cells: NDArray[np.void], pixel_size_um: float | None, pixel_scale: float = 1.0) -> None:
     """Write a header and a row for each cell, UTF-8; what is not finite is an empty field.
 
     Args:
         path: of the file; another one there is replaced.
         cells: of CELL_DTYPE.
-        pixel_size_um: None omits the columns in micrometres.
+        pixel_size_um: of the pixels that were analysed; None omits the columns in micrometres.
+        pixel_scale: see `measurements`.
 
     Raises:
         OutputError: no permission, no space.
@@ -31,7 +32,7 @@ def write_cells_csv(path: Path, cells: NDArray[np.void], pixel_size_um: float | 
         writer.writerow(["number", *measurements(cells[:0], pixel_size_um)])
         for begin in range(0, len(cells), _ROWS):
             rows = cells[begin : begin + _ROWS]
-            columns = [_texts(values) for values in measurements(rows, pixel_size_um).values()]
+            columns = [_texts(values) for values in measurements(rows, pixel_size_um, pixel_scale).values()]
             writer.writerows(zip(rows["number"].tolist(), *columns, strict=True))
 
 

@@ -22,7 +22,7 @@ from breastseg_deploy.manifest import Parity, ParityLimits
 from breastseg_deploy.metrics import flipped_ppm
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.progress import Progress
-from breastseg_deploy.slide.agreement import added, agreement
+from breastseg_deploy.slide.agreement import added, agreement, answered_elsewhere
 from breastseg_deploy.slide.tile_input import ReadRgb, tile_input
 from breastseg_deploy.tiling import Box, Grid, Plan, Tile
 from breastseg_export.formats.format import PROBABILITY_SPEC, TENSOR_SPEC, ArtefactNotes, Candidate, Work
@@ -225,11 +225,12 @@ class _Trial:
                 answers[tile.seen] = self.infer(tensor) >= self.work.checkpoint.threshold
             return tile.kept(answers[tile.seen])
 
-        tiled = np.zeros(size_px, np.uint8)
-        for tile in Plan(size_px, grid):
+        tiled, plan, found = np.zeros(size_px, np.uint8), Plan(size_px, grid), []
+        for tile in plan:
             tile.core.of(tiled)[:] = core(tile)
-        moved = Plan(size_px, grid, moved=True)
-        found = [agreement(tile.core.of(tiled), core(tile).astype(np.uint8)) for tile in moved]
+        for tile in Plan(size_px, grid, moved=True):
+            compared = answered_elsewhere(plan, tile)
+            found.append(agreement(tile.core.of(tiled)[compared], core(tile)[compared].astype(np.uint8)))
         total = added(found)
         worst = max(one.flipped_ppm for one in found)
         between_grids = TilingAgreement(

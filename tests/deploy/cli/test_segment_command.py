@@ -284,3 +284,25 @@ def test_progress_bar_is_shown_on_a_terminal_and_only_there(demo_bundle: Path, t
     assert b"1/1" in b"".join(seen)
     plain = subprocess.run([*command, str(tmp_path / "two")], capture_output=True, text=True, check=True)
     assert "1/1" not in plain.stderr
+
+
+def test_a_mask_that_cannot_be_written_fails_alone(
+    demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tmp_path / "in" / "a.png", FRAME)
+    saved(tmp_path / "in" / "b.png", FRAME)
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    words = ("--output", tmp_path / "out", "--force", "--json")
+    assert run("segment", demo_bundle, tmp_path / "in", *words) == 1
+    found = json_on_stdout(capsys.readouterr().out)
+    assert [Path(one["frame"]).name for one in found["frames"]] == ["b.png"]
+    assert [(Path(one["frame"]).name, one["exit_code"]) for one in found["failed"]] == [("a.png", 1)]
+
+
+@pytest.mark.parametrize("option", [("--window", "0,30"), ("--mpp", "0.1"), ("--channel", "red"), ("--rescale",)])
+def test_options_that_a_frame_would_be_read_without_are_refused(
+    demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, ...]
+) -> None:
+    saved(tmp_path / "a.png", FRAME)
+    assert run("segment", demo_bundle, tmp_path / "a.png", "--output", tmp_path / "out", *option) == 1
+    assert f"{option[0]} would not change how {tmp_path / 'a.png'} is read" in capsys.readouterr().err

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from surgery import alter_golden_tile
 
+from breastseg_deploy.artefacts import SlideTiles, details_of
+from breastseg_deploy.bundle import SLIDE, Bundle
 from breastseg_deploy.cli.main import main
 from breastseg_deploy.io.images import png_bytes
 from breastseg_deploy.phantom import phantom_frame
@@ -49,6 +52,17 @@ def test_frames_and_slides_are_told_apart_and_one_that_fails_stops_no_other(
     }
     main(["segment", str(demo_bundle), str(places / "slide.png"), *words[3:]])
     assert "(found done)" in capsys.readouterr().err
+
+
+def test_where_nothing_but_one_slide_fails_its_exit_code_is_the_commands(
+    bundle_copy: Path, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiles,) = details_of(Bundle.open(bundle_copy).manifest, SLIDE, SlideTiles)
+    alter_golden_tile(bundle_copy, frame=np.zeros((tiles.golden_px, tiles.golden_px, 3), np.uint8))
+    words = ["segment", str(bundle_copy), str(places / "slide.png"), "--output", str(tmp_path / "out")]
+    assert main([*words, "--backend", "onnxruntime", "--json"]) == 3
+    (failure,) = json.loads(capsys.readouterr().out)["failed"]
+    assert failure["exit_code"] == 3
 
 
 def test_a_slide_over_its_limit_is_written_and_ends_with_3(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,51 @@ def contents(folder: Path) -> dict[str, Any]:
         found[name] = content
     assert np.any([name.endswith("result.json") for name in found])
     return found
+
+
+@pytest.mark.parametrize("place", [".", "masks"])
+def test_a_fleet_replaces_no_frame_and_no_ground_truth(
+    demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    side = Bundle.open(demo_bundle).manifest.frame.height_px
+    images, masks = (tmp_path / "images", tmp_path / "masks") if place == "masks" else (tmp_path, tmp_path)
+    for folder in {images, masks}:
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / "frame.png"), phantom_frame(5, (side, side)).frame)
+    before = (masks / "frame.png").read_bytes()
+    words = ["segment", str(demo_bundle), str(tmp_path), "--output", str(tmp_path / place), "--backend", "onnxruntime"]
+    assert main([*words, "--workers", "1", "--json"]) == 1
+    assert "would become the mask of" in capsys.readouterr().err
+    assert (masks / "frame.png").read_bytes() == before
+
+
+def test_a_fleet_that_cannot_begin_ends_at_once_with_the_reasons_exit_code(
+    demo_bundle: Path, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["segment", str(demo_bundle), str(inputs / "one.tif"), "--output", str(tmp_path / "out")]
+    assert main([*words, "--backend", "tensorrt", "--workers", "1", "--json"]) == 4
+    said = capfd.readouterr().err
+    assert said.count("error: worker 0") == 1
+    assert "no worker could begin, for the reason that stands above" in said
+
+
+def test_a_name_in_another_encoding_fails_alone(demo_bundle: Path, inputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "one.tif").write_bytes((inputs / "one.tif").read_bytes())
+    try:
+        (folder / os.fsdecode(b"M\xfcller.tif")).write_bytes((inputs / "two.tif").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    words = ["segment", str(demo_bundle), str(folder), "--backend", "onnxruntime", "--write", "csv", "--json"]
+    for more in ([], ["--workers", "1", "--retries", "0"]):
+        output = tmp_path / f"out{len(more)}"
+        assert main([*words, "--output", str(output), *more]) == 1
+        assert (output / "one" / "result.json").exists()
+
+
+@pytest.mark.parametrize("retries", ["-1", "few"])
+def test_retries_that_are_no_number_of_times_are_refused(retries: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["segment", "bundle", "images", "--output", "out", "--workers", "1", "--retries", retries])
+    assert "expected a whole number from 0 on" in capsys.readouterr().err

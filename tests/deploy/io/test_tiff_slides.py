@@ -365,3 +365,14 @@ def test_bytes_that_only_begin_like_a_tiff_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"II*\0" + bytes(range(256)))
     with pytest.raises(SlideError, match=re.escape(str(path))):
         open_reader(path)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_colours_that_nobody_would_convert_are_refused(tmp_path: Path, compression: str | None) -> None:
+    """As JPEG stores them, but without JPEG: they would be taken for red, green and blue."""
+    path = tmp_path / "ycbcr.tif"
+    tifffile.imwrite(
+        path, rgb8(150, 210), photometric="ycbcr", compression=compression, subsampling=(1, 1), tile=(64, 64)
+    )
+    with pytest.raises(SlideError, match="stores colours as YCBCR without JPEG; save it as RGB"):
+        open_reader(path)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from breastseg_deploy.bundle import MANIFEST, MODEL, PORTABLE, SLIDE, SLIDE_NETWORK, Bundle
 from breastseg_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
+from breastseg_deploy.instances import CellParameters
 from breastseg_deploy.io.slide import Level, SlideInfo
 from breastseg_deploy.manifest import parse_manifest
 from breastseg_deploy.preprocess.gabor import GaborParameters, bank_sha256
@@ -22,6 +23,9 @@ from breastseg_deploy.tiling import Grid
 
 GRID = Grid(192, 64)
 LIMITS = {"worst_dice": 0.9999, "mean_dice": 0.9999, "dice_change": 0.001}
+CELL_FIGURES = {"truth": 1, "found": 1, "close_pairs": 0} | dict.fromkeys(
+    ("f1", "ap", "pq", "aji", "count_error", "merged")
+)
 PARITY = {
     "engine": "ONNX Runtime",
     "frames": 1,
@@ -107,7 +111,12 @@ def discs(size_px: tuple[int, int], count: int, seed: int = 0) -> NDArray[np.uin
 
 
 def made_up_bundle(
-    folder: Path, *, limit_ppm: float = 100.0, pixel_size_um: float | None = None, grid: Grid = GRID
+    folder: Path,
+    *,
+    limit_ppm: float = 100.0,
+    pixel_size_um: float | None = None,
+    grid: Grid = GRID,
+    cells: CellParameters | None = None,
 ) -> Bundle:
     """A bundle of a manifest alone: what a run reads of it."""
     gabor = GaborParameters(wavelengths_px=(4.0,), orientations=2)  # most of the time of a run
@@ -148,6 +157,9 @@ def made_up_bundle(
         "intended_use": "tests",
         "training": {},
     }
+    if cells is not None:
+        choice = {"parameters": cells.model_dump(), "chosen_on": "", "data_sha256": ""}
+        manifest["cells"] = {**choice, "figures": CELL_FIGURES, "components": CELL_FIGURES}
     folder.mkdir(exist_ok=True)
     text = json.dumps(manifest)
     (folder / MANIFEST).write_text(text)

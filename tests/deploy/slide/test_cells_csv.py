@@ -46,3 +46,11 @@ def test_no_row_is_lost_between_the_pieces_that_are_written(tmp_path: Path, coun
     cells["number"] = np.arange(1, count + 1)
     write_cells_csv(tmp_path / "cells.csv", cells, 0.5)
     assert [int(row["number"]) for row in rows_of(tmp_path / "cells.csv")] == list(range(1, count + 1))
+
+
+def test_places_of_a_rescaled_run_are_those_of_the_slides_own_pixels(tmp_path: Path) -> None:
+    """Pixels of 0.5 um that were 0.25 um: the middle of the cell stays where it is on the slide."""
+    write_cells_csv(tmp_path / "cells.csv", table_of(LABELS), 0.5, pixel_scale=2.0)
+    first = rows_of(tmp_path / "cells.csv")[0]
+    assert (first["centroid_x_px"], first["centroid_y_px"]) == ("5.5", "3.5")  # columns 1 to 4 were 2 to 9
+    assert (first["centroid_x_um"], first["area_um2"]) == ("1.375", "2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from array_slide import GRID, ArraySlide, BrightPixels, GridShows, discs, made_u
 
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import ArgumentError, BackendError, OutputError, SlideError
+from breastseg_deploy.instances import DEFAULTS
+from breastseg_deploy.slide.pipeline import StageSeconds, TilePipeline
 from breastseg_deploy.slide.record import RESULT, UNFINISHED
 from breastseg_deploy.slide.result import SlideResult
 from breastseg_deploy.slide.run import Request, segment_slide
-from breastseg_deploy.tiling import Plan
+from breastseg_deploy.tiling import Grid, Plan
 
 SIZE_PX = (330, 500)
 TIMES = ("seconds", "mpx_per_s")
@@ -241,3 +244,68 @@ def test_the_result_says_what_it_is_made_of(slide: ArraySlide, bundle: Bundle, t
     assert result["provenance"]["slide"]["sha256"] == slide.sha256()
     assert result["cells"]["count"] > 20
     assert {"tiles", "network", "certificate", "cells", "files", "total"} <= set(result["seconds"])
+
+
+def test_a_skipped_slide_of_one_tile_is_computed_for_its_certificate(bundle: Bundle, tmp_path: Path) -> None:
+    slide = ArraySlide(np.full((100, 120, 3), 200, np.uint8))  # bright to the network, and empty by the rule
+    result = segment_slide(slide, bundle, BrightPixels(), Request(tmp_path / "out"))
+    assert result.content["skipped"]["tiles"] == 1
+    assert result.content["certificate"]["skipped_tiles"] == 1
+    assert result.content["certificate"]["skipped_flipped_ppm"] == 1e6
+    assert not result.certified
+
+
+def test_what_both_grids_compute_alike_is_no_evidence(tmp_path: Path) -> None:
+    """At the slide's borders the grids have tiles in common, and a tile agrees with itself."""
+    size_px = (230, 230)
+    slide, bundle = ArraySlide(discs(size_px, 30)), made_up_bundle(tmp_path / "bundle")
+    certificate = run(slide, bundle, tmp_path / "out").content["certificate"]
+    plan, moved = Plan(size_px, GRID), Plan(size_px, GRID, moved=True)
+    alike = sum(
+        max(0, min(one.core.bottom, other.core.bottom) - max(one.core.top, other.core.top))
+        * max(0, min(one.core.right, other.core.right) - max(one.core.left, other.core.left))
+        for one in plan
+        for other in moved
+        if one.seen == other.seen
+    )
+    assert alike > 0
+    assert certificate["pixels"] == size_px[0] * size_px[1] - alike
+
+
+def test_a_name_that_no_result_can_state_is_refused_before_any_work(bundle: Bundle, tmp_path: Path) -> None:
+    slide, network = ArraySlide(discs(SIZE_PX, 10), name="M\udcfcller"), BrightPixels()
+    with pytest.raises(SlideError, match="the slide's name is not UTF-8"):
+        run(slide, bundle, tmp_path / "out", network)
+    assert network.calls == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_in_micrometres_need_a_pixel_size_before_any_work(tmp_path: Path) -> None:
+    bundle, network = made_up_bundle(tmp_path / "bundle", cells=DEFAULTS.in_unit("um", 0.5)), BrightPixels()
+    with pytest.raises(ArgumentError, match="the cells' parameters are in um and the image states no pixel size"):
+        run(ArraySlide(discs(SIZE_PX, 10)), bundle, tmp_path / "out", network)
+    assert network.calls == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_tiles_wait_for_the_network_however_many_cores_there_are(slide: ArraySlide, bundle: Bundle) -> None:
+    waiting: list[int] = []
+    tiles = list(Plan(SIZE_PX, Grid(128, 32)))
+
+    class Counted(ArraySlide):
+        reads = 0
+
+        def read_rgb(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+            Counted.reads += 1
+            return super().read_rgb(top, left, height, width)
+
+    def look(call: int) -> None:
+        time.sleep(0.05)  # long enough for all that may be prepared
+        waiting.append(Counted.reads - call)
+
+    pipeline = TilePipeline(
+        Counted(slide.rgb), BrightPixels(look), bundle.manifest.gabor.parameters(), 64, StageSeconds()
+    )
+    pipeline.run(tiles, lambda tile, probability: None, "counting")
+    assert len(tiles) > 30
+    assert max(waiting) <= 10
