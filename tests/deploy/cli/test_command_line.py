@@ -163,6 +163,18 @@ def test_phantoms_are_written_with_their_masks(tmp_path: Path, capsys: pytest.Ca
     assert "no clinical evidence" in capsys.readouterr().out
 
 
+def test_force_replaces_phantoms_and_no_data_set_with_folders_of_the_same_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("phantoms", "--output", tmp_path / "out", "--count", 1, "--size", 64, "--force")
+    assert run(*words) == run(*words) == 0
+    for mine in ("images/patient-17.png", "notes.txt"):
+        (tmp_path / "out" / mine).touch()
+        assert f"holds {mine}, which is no phantom, so --force will not delete it" in refused(capsys, *words)
+        (tmp_path / "out" / mine).unlink()
+    assert names(tmp_path / "out" / "images") == {"phantom-0000.png"}
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "words"), [("--count", 0, "at least 1, got 0"), ("--size", 16, "at least 32 x 32")]
 )
