@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 watch.close()
                 desk.end(watch)
     _, files = watch.snapshot()
-    missing = files["unreadable"] + files["failed"] + watch.cannot_write
+    missing = files["unreadable"] + files["failed"] or not watch.rests
     return 1 if arguments.once and missing else 0
 
 
