@@ -18,6 +18,8 @@ from breastseg_deploy.unfinished import unfinished_folder
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 _ABANDONED_S = 3600.0
+_NAME_LENGTH = 50
+"""Characters of a file's name in its partial's name, which has no more than 255 bytes then: one takes up to 4."""
 
 
 def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
@@ -31,7 +33,7 @@ def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
     Raises:
         OutputError: no permission, no space, no such folder.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    beside = path.with_name(f".{path.name[:_NAME_LENGTH]}.{secrets.token_hex(4)}.partial")
     try:
         mode = 0o600 if private else 0o666
         with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
