@@ -102,6 +102,23 @@ def test_inspect_refuses_what_is_no_bundle(tmp_path: Path, capsys: pytest.Captur
     assert "expected a folder made by breastseg-export" in refused(capsys, "inspect", tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("inspect", "a" * 300), "no bundle at aaa"),
+        (("watch", "bundle", "a" * 300, "--output", "out"), "cannot look at aaa"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_one_sentence_and_the_json_object(
+    words: Sequence[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, "--json") == 1
+    said = capsys.readouterr()
+    error = json_on_stdout(said.out)["error"]
+    assert error.startswith(sentence)
+    assert said.err.splitlines()[-1] == f"error: {error}"
+
+
 def test_doctor_says_that_this_machine_can_segment(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
     assert "backend onnxruntime       yes" in capsys.readouterr().out
