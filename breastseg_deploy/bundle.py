@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +263,15 @@ def _check(path: Path, found: FileEntry, expected: FileEntry) -> None:
         raise BundleError(f"{path} has {found.bytes} bytes, its manifest says {expected.bytes}; copy the bundle again")
     if found.sha256 != expected.sha256:
         raise BundleError(f"{path} was altered: its SHA-256 is not the one in the manifest; copy the bundle again")
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a bundle's manifest, of this version of its schema or any other."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"schema_version", "encoder", "files"} <= found.keys()
 
 
 def _is_folder(path: Path) -> bool:

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,6 +18,8 @@ from breastseg_deploy.unfinished import unfinished_folder
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 _ABANDONED_S = 3600.0
+_NAME_LENGTH = 50
+"""Characters of a file's name in its partial's name, which has no more than 255 bytes then: one takes up to 4."""
 
 
 def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
@@ -31,7 +33,7 @@ def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
     Raises:
         OutputError: no permission, no space, no such folder.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    beside = path.with_name(f".{path.name[:_NAME_LENGTH]}.{secrets.token_hex(4)}.partial")
     try:
         mode = 0o600 if private else 0o666
         with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
@@ -126,18 +128,22 @@ def check_place(path: Path) -> None:
         raise OutputError(f"cannot write {path}: {_reason(err)}; make its folder or choose another place") from err
 
 
-def check_replaceable(path: Path, mark: str) -> None:
-    """Refuse to replace a folder that does not look like what will take its place: --force must not delete a home.
+def check_replaceable(path: Path, foreign: Callable[[Path], str | None]) -> None:
+    """Refuse to replace a folder that is not what will take its place: --force must not delete a home.
 
     Args:
         path: the output folder.
-        mark: name of a file or folder that every such output holds.
+        foreign: says what a folder that is not empty holds or lacks, unlike such an output; None where it is one.
 
     Raises:
-        OutputError: `path` holds something, but not `mark`.
+        OutputError: `path` holds something that is no such output, or cannot be looked into.
     """
-    if path.is_dir() and any(path.iterdir()) and not (path / mark).exists():
-        raise OutputError(f"{path} holds files but no {mark}, so --force will not delete it; choose another --output")
+    try:
+        held = foreign(path) if path.is_dir() and any(path.iterdir()) else None
+    except OSError as err:
+        raise OutputError(f"cannot look into {path}: {_reason(err)}; choose another --output") from err
+    if held is not None:
+        raise OutputError(f"{path} holds {held}, so --force will not delete it; choose another --output")
 
 
 @contextmanager

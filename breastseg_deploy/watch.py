@@ -275,6 +275,10 @@ class Watch:
 
     def _write(self, file: _File, event: Delivered) -> None:
         target = self._folder.target(file)
+        obstacle = self._folder.obstacle(file)  # asked again: a frame that was under way beside it may be there now
+        if obstacle is not None:
+            self._give_up(file, "failed", obstacle)
+            return
         try:
             write_whole(target, with_text(png_bytes(event.mask * 255), MADE_OF, _made_of(file)))
         except OutputError as err:

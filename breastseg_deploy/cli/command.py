@@ -101,16 +101,20 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
         _drop_stdout()
         return EXIT_CLOSED_PIPE
     except OSError as err:  # such as a full disk behind stdout
+        message = f"the operating system refused: {err}; check space and permissions"
+        code = fail(err, message, 1, as_json=as_json)
         _drop_stdout()
-        print(f"error: the operating system refused: {err}; check space and permissions", file=sys.stderr)
-        return 1
+        return code
 
 
 def fail(err: BaseException, message: str, code: int, *, as_json: bool, prefix: str = "error: ") -> int:
     """Say why a command ends, on stderr and where asked for as the JSON object on stdout; returns the exit code."""
     print(f"{prefix}{message}", file=sys.stderr)
     if as_json:
-        print_json({"error": message, "kind": type(err).__name__})
+        try:
+            print_json({"error": message, "kind": type(err).__name__})
+        except OSError:  # a full disk, or nobody reads: stderr has said it
+            _drop_stdout()
     return code
 
 

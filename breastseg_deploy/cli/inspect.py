@@ -25,12 +25,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """A file is a slide, and so is a folder of DICOM files; any other folder is a bundle."""
+    return _inspect_slide(arguments) if _is_slide(arguments.path) else _inspect_bundle(arguments)
+
+
+def _is_slide(path: Path) -> bool:
     from breastseg_deploy.io.open_reader import dicom_files
 
-    path: Path = arguments.path
-    if path.is_file() or (path.is_dir() and os.access(path, os.R_OK | os.X_OK) and dicom_files(path)):
-        return _inspect_slide(arguments)
-    return _inspect_bundle(arguments)
+    try:
+        return path.is_file() or (path.is_dir() and os.access(path, os.R_OK | os.X_OK) and bool(dicom_files(path)))
+    except OSError:  # no permission to look, or a name that is too long
+        return False
 
 
 def _inspect_slide(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from breastseg_deploy.trust.keys import load_private_key, others_may_read
     from breastseg_deploy.trust.statement import SIGNATURE
 
-    key = load_private_key(arguments.key, _passphrase(arguments.key))
+    key = load_private_key(arguments.key, lambda: _passphrase(arguments.key))
     if others_may_read(arguments.key):
         print(f"warning: others may read {arguments.key}; take that away: chmod 600", file=sys.stderr)
     signer = sign_bundle(arguments.bundle, key, force=arguments.force)
@@ -37,10 +37,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _passphrase(key: Path) -> bytes | None:
     """The passphrase of an encrypted key: from the environment, else asked for where somebody can answer."""
-    from breastseg_deploy.trust.keys import PASSPHRASE_VARIABLE, is_encrypted
+    from breastseg_deploy.trust.keys import PASSPHRASE_VARIABLE
 
-    if not is_encrypted(key):
-        return None
     given = os.environ.get(PASSPHRASE_VARIABLE)
     if given is None and sys.stdin.isatty():
         from getpass import getpass

@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 watch.close()
                 desk.end(watch)
     _, files = watch.snapshot()
-    missing = files["unreadable"] + files["failed"] + watch.cannot_write
+    missing = files["unreadable"] + files["failed"] or not watch.rests
     return 1 if arguments.once and missing else 0
 
 
@@ -195,7 +195,12 @@ def _no_other_watch(output: Path) -> Iterator[None]:
 def _check_places(folder: Path, output: Path) -> None:
     from breastseg_deploy.errors import FrameError, OutputError
 
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as err:
+        reason = (err.strerror or str(err)).lower()
+        raise FrameError(f"cannot look at {folder}: {reason}; watch another folder, or let it be read") from err
+    if not is_folder:
         raise FrameError(f"there is no folder {folder} to watch; make it, or check its name")
     if folder.resolve() == output.resolve():
         raise OutputError(f"masks in {output} would be taken for frames; choose another --output")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -108,12 +109,12 @@ def load_public_key(pem: PublicKeyPem) -> PublicKey:
     raise ArgumentError(f"{place} is a key of another kind ({type(key).__name__}); {_REMEDY}")
 
 
-def load_private_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
-    """Read a private key.
+def load_private_key(path: Path, passphrase: bytes | Callable[[], bytes | None] | None = None) -> PrivateKey:
+    """Read a private key, once: it may come through a pipe, which gives it only once.
 
     Args:
         path: PEM, in PKCS #8 or in OpenSSL's older forms.
-        passphrase: of a key that is encrypted (`is_encrypted`).
+        passphrase: of a key that is encrypted, or what gets it, which is called for such a key alone.
 
     Raises:
         ArgumentError: it cannot be read, is no private key, of a kind that signs no bundles, or the passphrase is
@@ -126,7 +127,9 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     content, place = _content(path)
-    encrypted = is_encrypted(path)
+    encrypted = b"ENCRYPTED" in content  # in the label of PKCS #8, in the header of OpenSSL's older forms
+    if encrypted and callable(passphrase):
+        passphrase = passphrase()
     if encrypted and not passphrase:
         raise ArgumentError(f"{place} is encrypted and no passphrase came with it; set {PASSPHRASE_VARIABLE}")
     try:
@@ -139,16 +142,6 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     if isinstance(key, Ed25519PrivateKey):
         return PrivateKey(key)
     raise ArgumentError(f"{place} is a key of another kind ({type(key).__name__}); {_REMEDY}")
-
-
-def is_encrypted(path: Path) -> bool:
-    """Whether a private key asks for a passphrase.
-
-    Raises:
-        ArgumentError: the file cannot be read.
-    """
-    content, _ = _content(path)
-    return b"ENCRYPTED" in content  # in the label of PKCS #8, in the header of OpenSSL's older forms
 
 
 def others_may_read(path: Path) -> bool:

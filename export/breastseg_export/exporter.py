@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn, get_args
 
-from breastseg_deploy.bundle import MANIFEST, REPORT, SBOM, golden_bytes
+from breastseg_deploy.bundle import MANIFEST, REPORT, SBOM, golden_bytes, is_manifest
 from breastseg_deploy.contract import check_model_size
 from breastseg_deploy.errors import ArgumentError, ParityError
 from breastseg_deploy.machine import Machine
@@ -105,12 +106,17 @@ def export_bundle(
 def _check(settings: ExportSettings) -> None:
     check_output_folder(settings.output, force=settings.force)
     if settings.force:
-        check_replaceable(settings.output, MANIFEST)
+        check_replaceable(settings.output, _foreign)
     if settings.min_dice is not None and not 0 <= settings.min_dice <= 1:
         raise ArgumentError(f"--min-dice is a Dice coefficient, 0 to 1, got {settings.min_dice}")
     check_model_size((settings.size_px, settings.size_px))
     if settings.precision not in get_args(Precision):
         raise ArgumentError(f"precision is one of {', '.join(get_args(Precision))}, got {settings.precision!r}")
+
+
+def _foreign(folder: Path) -> str | None:
+    """See `check_replaceable`."""
+    return None if is_manifest(folder / MANIFEST) else f"files but no {MANIFEST} of a bundle"
 
 
 def _check_architecture(name: str, checkpoint: Checkpoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 
 import pytest
 
@@ -36,3 +37,16 @@ def test_too_little_memory_is_one_sentence_and_exit_code_4(capsys: pytest.Captur
     command = Command("ask for everything", lambda parser: None, greedy)
     assert run_command(command, argparse.Namespace()) == MachineError.exit_code
     assert capsys.readouterr().err == "error: this machine has too little memory for that; use smaller frames\n"
+
+
+def test_what_the_operating_system_refuses_is_the_json_object_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(_: argparse.Namespace) -> int:
+        raise OSError(36, "File name too long", "a")
+
+    command = Command("open a file", lambda parser: None, refused)
+    assert run_command(command, argparse.Namespace(json=True)) == 1
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert answer["kind"] == "OSError"
+    assert answer["error"].startswith("the operating system refused: [Errno 36] File name too long")
+    assert said.err == f"error: {answer['error']}\n"

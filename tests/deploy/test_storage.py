@@ -80,6 +80,22 @@ def test_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path: Path) -> Non
     assert names(tmp_path) == {"a.bin"}
 
 
+@pytest.mark.parametrize("character", ["a", "\N{CJK UNIFIED IDEOGRAPH-7D30}", "\N{MICROSCOPE}"])
+def test_a_name_as_long_as_a_name_may_be_is_written_and_its_partial_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, character: str
+) -> None:
+    name = character * (255 // len(character.encode()))
+    under_way: set[str] = set()
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: under_way.update(names(tmp_path)))
+    write_whole(tmp_path / name, b"content")
+    assert names(tmp_path) == {name}
+    (partial,) = under_way
+    (tmp_path / partial).write_bytes(b"half")
+    os.utime(tmp_path / partial, (0, 0))
+    clear_partials(tmp_path)
+    assert names(tmp_path) == {name}
+
+
 def test_interrupted_write_leaves_the_old_file_and_no_partial_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,15 @@ def test_the_mask_of_another_frame_is_not_replaced(desk: Desk) -> None:
     assert "is the mask of a.png; give one of the two frames another name" in str(desk.news[1].error)
 
 
+def test_of_two_frames_of_one_name_that_come_together_one_gets_the_mask_and_the_other_fails(desk: Desk) -> None:
+    (desk.place / "a.png").write_bytes(png(0))
+    (desk.place / "a.tif").write_bytes(png(1))
+    desk.rest()
+    assert desk.kinds() == ["mask", "failed"]
+    assert "is the mask of a.png; give one of the two frames another name" in str(desk.news[1].error)
+    assert str(text_of(desk.output / "a.png", MADE_OF)).startswith("a.png: ")
+
+
 def test_a_full_disk_is_told_once_and_the_masks_are_written_when_there_is_room(desk: Desk) -> None:
     for number in range(3):
         (desk.place / f"{number}.png").write_bytes(png(number))

@@ -134,7 +134,7 @@ def test_parity_failure_writes_no_bundle_keeps_the_worst_frames_and_exits_3(
 def test_float32_export_holds_no_float16_network_and_force_replaces(small_checkpoint: Path, tmp_path: Path) -> None:
     place = tmp_path / "b"
     place.mkdir()
-    (place / "manifest.json").write_text("an older bundle")
+    (place / "manifest.json").write_text('{"schema_version": 1, "encoder": "resnet18", "files": {}}')
     (place / "old").write_text("old")
     export_bundle(ExportSettings(str(small_checkpoint), place, precision="fp32", size_px=SIDE, slide=False, force=True))
     manifest = Bundle.open(place).manifest
@@ -144,11 +144,16 @@ def test_float32_export_holds_no_float16_network_and_force_replaces(small_checkp
     assert not (place / "old").exists()
 
 
-def test_force_does_not_delete_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(OutputError, match=r"holds files but no manifest\.json, so --force will not delete it"):
-        export_bundle(ExportSettings("no such checkpoint", tmp_path, force=True))
-    assert left_behind(tmp_path) == ["thesis.tex"]
+@pytest.mark.parametrize("manifest", [None, "mine", "[]", '{"name": "a browser extension", "manifest_version": 3}'])
+def test_force_does_not_delete_a_folder_that_is_no_bundle(tmp_path: Path, manifest: str | None) -> None:
+    place = tmp_path / "home"
+    place.mkdir()
+    (place / "thesis.tex").write_text("mine")
+    if manifest is not None:
+        (place / "manifest.json").write_text(manifest)
+    with pytest.raises(OutputError, match=r"holds files but no manifest\.json of a bundle, so --force will not delete"):
+        export_bundle(ExportSettings("no such checkpoint", place, force=True))
+    assert (place / "thesis.tex").exists()
 
 
 def test_a_precision_that_nobody_knows_is_refused_before_any_work(tmp_path: Path) -> None:

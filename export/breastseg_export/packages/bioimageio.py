@@ -111,4 +111,17 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-BIOIMAGEIO = Package("bioimage.io and the tools that read its models", _files, "rdf.yaml")
+_NAMES = frozenset(
+    {
+        MODEL,
+        "README.md",
+        "cover.png",
+        "test_frames.npy",
+        "test_probability.npy",
+        "sample_frames.png",
+        "sample_mask.png",
+        MANIFEST,
+        "rdf.yaml",
+    }
+)
+BIOIMAGEIO = Package("bioimage.io and the tools that read its models", _files, MANIFEST, _NAMES)

@@ -42,4 +42,9 @@ bundle's manifest and refuses every other one.
 """
 
 
-CPP = Package("scanner software in C++", _files, "breastseg.hpp")
+CPP = Package(
+    "scanner software in C++",
+    _files,
+    f"bundle/{MANIFEST}",
+    frozenset({*_SOURCES, "manifest.sha256", "bundle", "README.md", "build"}),
+)

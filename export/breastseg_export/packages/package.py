@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from breastseg_deploy.bundle import MANIFEST, MODEL, PORTABLE, Bundle
+from breastseg_deploy.bundle import MANIFEST, MODEL, PORTABLE, Bundle, is_manifest
 from breastseg_deploy.errors import BundleError
 from breastseg_deploy.manifest import parse_manifest
 from breastseg_deploy.segmenter import Segmenter
@@ -31,12 +31,21 @@ class Package:
     Attributes:
         consumer: what reads it, for people.
         files: makes its files of an opened bundle.
-        mark: name of a file that every such package holds.
+        manifest: where such a package holds its bundle's manifest.
+        names: all that lies in such a package's folder, and what its README lets people build there.
     """
 
     consumer: str
     files: Callable[[Bundle], Files]
-    mark: str
+    manifest: str
+    names: frozenset[str]
+
+    def foreign(self, folder: Path) -> str | None:
+        """See `check_replaceable`."""
+        others = sorted({path.name for path in folder.iterdir()} - self.names)
+        if others:
+            return f"{others[0]}, which is no part of such a package"
+        return None if is_manifest(folder / self.manifest) else f"files but no {self.manifest} of a bundle"
 
 
 def write_package(
@@ -52,7 +61,7 @@ def write_package(
     """
     check_output_folder(output, force=force)
     if force:
-        check_replaceable(output, package.mark)
+        check_replaceable(output, package.foreign)
     with Segmenter.open(bundle_path, "onnxruntime", public_key=public_key) as segment:
         segment.self_test()
         bundle = segment.bundle

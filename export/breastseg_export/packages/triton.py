@@ -98,4 +98,4 @@ TensorRT loads in its own version alone.
 """
 
 
-TRITON = Package("Triton Inference Server", _files, "models")
+TRITON = Package("Triton Inference Server", _files, MANIFEST, frozenset({"models", "client.py", MANIFEST, "README.md"}))

@@ -89,4 +89,9 @@ The engine is ONNX Runtime Web ({_ENGINE}, MIT licence, copyright Microsoft Corp
 """
 
 
-WEB = Package("web browsers", _files, "app.mjs")
+WEB = Package(
+    "web browsers",
+    _files,
+    f"bundle/{MANIFEST}",
+    frozenset({"index.html", "app.mjs", "ort", "bundle", "README.md"}),
+)

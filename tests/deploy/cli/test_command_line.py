@@ -102,6 +102,23 @@ def test_inspect_refuses_what_is_no_bundle(tmp_path: Path, capsys: pytest.Captur
     assert "expected a folder made by breastseg-export" in refused(capsys, "inspect", tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("inspect", "a" * 300), "no bundle at aaa"),
+        (("watch", "bundle", "a" * 300, "--output", "out"), "cannot look at aaa"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_one_sentence_and_the_json_object(
+    words: Sequence[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, "--json") == 1
+    said = capsys.readouterr()
+    error = json_on_stdout(said.out)["error"]
+    assert error.startswith(sentence)
+    assert said.err.splitlines()[-1] == f"error: {error}"
+
+
 def test_doctor_says_that_this_machine_can_segment(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
     assert "backend onnxruntime       yes" in capsys.readouterr().out
@@ -161,6 +178,18 @@ def test_phantoms_are_written_with_their_masks(tmp_path: Path, capsys: pytest.Ca
     np.testing.assert_array_equal(read_frame(tmp_path / "out" / "images" / "phantom-0002.png"), made.frame)
     np.testing.assert_array_equal(read_frame(tmp_path / "out" / "masks" / "phantom-0002.png"), made.mask * 255)
     assert "no clinical evidence" in capsys.readouterr().out
+
+
+def test_force_replaces_phantoms_and_no_data_set_with_folders_of_the_same_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("phantoms", "--output", tmp_path / "out", "--count", 1, "--size", 64, "--force")
+    assert run(*words) == run(*words) == 0
+    for mine in ("images/patient-17.png", "notes.txt"):
+        (tmp_path / "out" / mine).touch()
+        assert f"holds {mine}, which is no phantom, so --force will not delete it" in refused(capsys, *words)
+        (tmp_path / "out" / mine).unlink()
+    assert names(tmp_path / "out" / "images") == {"phantom-0000.png"}
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,13 @@ def test_stdout_on_a_full_disk_is_an_error_and_no_success(demo_bundle: Path, arg
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "No space left on device; check space and permissions" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_does_not_hide_why_a_command_with_json_failed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "breastseg_deploy.cli.main", "inspect", str(tmp_path / "none"), "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: no bundle at ")
+    assert "Traceback" not in done.stderr

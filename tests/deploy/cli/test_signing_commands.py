@@ -65,6 +65,23 @@ def test_the_passphrase_comes_from_the_environment(
     assert Bundle.open(bundle_copy, keys.public).signed_by is not None
 
 
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="needs /dev/fd")
+@pytest.mark.parametrize("passphrase", [None, b"open sesame"])
+def test_the_key_may_come_through_a_pipe(
+    bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passphrase: bytes | None
+) -> None:
+    keys = pair(tmp_path, passphrase=passphrase)
+    monkeypatch.setenv("BREASTSEG_KEY_PASSPHRASE", "open sesame")
+    reading, writing = os.pipe()
+    os.write(writing, keys.private.read_bytes())
+    os.close(writing)
+    try:
+        assert run("sign", bundle_copy, "--key", f"/dev/fd/{reading}") == 0
+    finally:
+        os.close(reading)
+    assert Bundle.open(bundle_copy, keys.public).signed_by is not None
+
+
 def test_the_passphrase_is_asked_for_on_a_terminal_and_not_shown(bundle_copy: Path, tmp_path: Path) -> None:
     keys = pair(tmp_path, passphrase=b"open sesame")
     command = [sys.executable, "-c", SIGN, "sign", str(bundle_copy), "--key", str(keys.private)]

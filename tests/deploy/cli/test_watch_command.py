@@ -65,6 +65,15 @@ def once(bundle: Path, tmp_path: Path, *more: str) -> int:
     return main([*words, "--once", *more])
 
 
+def once_on_a_full_disk(bundle: Path, tmp_path: Path, most_bytes: int) -> subprocess.CompletedProcess[str]:
+    """Watch where no file grows over so many bytes."""
+    full = "import resource; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    full += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes})); "
+    words = ["watch", str(bundle), str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--once"]
+    command = [sys.executable, "-c", HEED_SIGNALS.replace("from", f"{full}from", 1), *words, "--backend", "onnxruntime"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_S)
+
+
 def json_lines(text: str) -> Sequence[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -158,14 +167,17 @@ def test_a_metrics_file_that_cannot_be_written_is_told_once_and_masks_are_made(
 
 def test_a_full_disk_ends_once_with_1(demo_bundle: Path, tmp_path: Path) -> None:
     put(tmp_path / "in", 0)
-    full = "import resource; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    full += "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); "
-    words = ["watch", str(demo_bundle), str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--once"]
-    command = [sys.executable, "-c", HEED_SIGNALS.replace("from", f"{full}from", 1), *words, "--backend", "onnxruntime"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_S)
+    done = once_on_a_full_disk(demo_bundle, tmp_path, 10)
     assert done.returncode == 1, done.stderr
     assert "0.png: file too large; nothing was left half-written" in done.stderr
     assert masks(tmp_path / "out") == []
+
+
+def test_a_mask_that_does_not_fit_ends_once_with_1_though_the_others_do(demo_bundle: Path, tmp_path: Path) -> None:
+    put(tmp_path / "in", 0, 1, 3)
+    done = once_on_a_full_disk(demo_bundle, tmp_path, 600)  # an empty mask takes 334
+    assert masks(tmp_path / "out") == ["1.png", "3.png"]
+    assert done.returncode == 1, done.stderr
 
 
 def test_two_watches_with_one_output_are_refused(

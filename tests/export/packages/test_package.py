@@ -74,20 +74,36 @@ def test_a_model_that_misses_its_goldens_here_is_not_packaged(
     assert not (tmp_path / "package").exists()
 
 
-def test_force_replaces_a_package_and_nothing_else(
-    demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_force_replaces_a_package_and_none_that_holds_a_file_of_others(
+    consumer: str, demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package, home = tmp_path / "package", tmp_path / "home"
-    home.mkdir()
-    (home / "thesis.tex").touch()
-    words = ["package", str(demo_bundle), "--for", "bioimageio", "--force", "--output"]
+    package = tmp_path / "package"
+    words = ["package", str(demo_bundle), "--for", consumer, "--force", "--output", str(package)]
 
-    assert main([*words, str(package)]) == 0
-    assert main([*words, str(package)]) == 0
-    assert main([*words, str(home)]) == 1
+    assert main(words) == 0
+    assert main(words) == 0
+    (package / "thesis.tex").touch()
+    assert main(words) == 1
 
-    assert "will not delete it" in capsys.readouterr().err
-    assert (home / "thesis.tex").exists()
+    assert "holds thesis.tex, which is no part of such a package, so --force will not" in capsys.readouterr().err
+    assert (package / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    ("consumer", "mine"),
+    [("bioimageio", "rdf.yaml"), ("triton", "models"), ("cpp", "breastseg.hpp"), ("web", "app.mjs")],
+)
+def test_force_does_not_delete_a_project_that_has_a_name_of_a_package(
+    consumer: str, mine: str, demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").touch()
+    (tmp_path / mine).mkdir()
+
+    assert main(["package", str(demo_bundle), "--for", consumer, "--force", "--output", str(tmp_path)]) == 1
+
+    assert "manifest.json of a bundle, so --force will not delete it" in capsys.readouterr().err
+    assert (tmp_path / mine).exists()
 
 
 def _threshold(bundle: Path) -> float:

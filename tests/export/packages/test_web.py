@@ -95,6 +95,10 @@ def test_the_page_fits_a_phone(answer: dict[str, Any]) -> None:
     assert not answer["overflow"]
 
 
+def test_force_may_replace_an_older_page(package: Path) -> None:
+    assert web.WEB.foreign(package) is None
+
+
 def test_another_engine_than_the_tested_one_is_not_packaged(
     package: Path, demo_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
