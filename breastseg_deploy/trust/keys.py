@@ -128,12 +128,13 @@ def load_private_key(path: Path, passphrase: bytes | Callable[[], bytes | None] 
 
     content, place = _content(path)
     encrypted = b"ENCRYPTED" in content  # in the label of PKCS #8, in the header of OpenSSL's older forms
-    if encrypted and callable(passphrase):
-        passphrase = passphrase()
-    if encrypted and not passphrase:
+    secret: bytes | None = None
+    if encrypted:
+        secret = passphrase if passphrase is None or isinstance(passphrase, bytes) else passphrase()
+    if encrypted and not secret:
         raise ArgumentError(f"{place} is encrypted and no passphrase came with it; set {PASSPHRASE_VARIABLE}")
     try:
-        key = load_pem_private_key(content, passphrase if encrypted else None)
+        key = load_pem_private_key(content, secret)
     except Exception as err:  # as above; its text is not repeated, because it may speak of the key's content
         remedy = f"see whether the passphrase in {PASSPHRASE_VARIABLE} is the right one" if encrypted else _REMEDY
         raise ArgumentError(f"{place} cannot be opened as a private key ({type(err).__name__}); {remedy}") from err
