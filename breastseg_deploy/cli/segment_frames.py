@@ -28,7 +28,7 @@ def segment_frames(
         try:
             done.append(segment_frame_file(segment, file, arguments, watch))
         except (FrameError, BackendError, OutputError) as err:
-            text = str(err) if isinstance(err, FrameError) else f"{file.path}: {err}"
+            text = f"{file.path}: {err}" if isinstance(err, BackendError) else str(err)
             failed.append({"frame": str(file.path), "error": text, "exit_code": err.exit_code})
     return done, failed
 

@@ -30,7 +30,9 @@ HEED_CTRL_C = (
 """Shells let their background jobs ignore SIGINT, and so would a child of tests that run in one."""
 
 
-def test_full_disk_ends_the_batch_in_one_line_and_keeps_what_is_whole(demo_bundle: Path, tmp_path: Path) -> None:
+def test_a_mask_that_a_full_disk_cannot_take_fails_in_one_line_and_what_is_whole_stays(
+    demo_bundle: Path, tmp_path: Path
+) -> None:
     saved(tmp_path / "in" / "a.png", np.zeros_like(FRAME))
     saved(tmp_path / "in" / "b.png", FRAME)
     whole = breastseg("segment", demo_bundle, tmp_path / "in", "--output", tmp_path / "whole")
