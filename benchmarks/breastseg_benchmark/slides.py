@@ -10,10 +10,9 @@ of the grid changes is measured for all three. For frames of 512 px, as the pape
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from breastseg_deploy.metrics import flipped_ppm
 from breastseg_deploy.preprocess.tensor import network_input
 from breastseg_deploy.progress import Progress
 from breastseg_deploy.segmenter import Segmenter
-from breastseg_deploy.slide.record import RESULT
 from breastseg_train.network.checkpoint import load_checkpoint
 
 FRAME_PX = 512
@@ -60,9 +58,8 @@ def sliding_window(checkpoint: str) -> Segment:
     return segment
 
 
-def plain_loop(bundle: Path) -> Segment:
-    """Frames side by side through `model.onnx`, as a script does it that knows nothing of seams."""
-    segment_frame = Segmenter.open(bundle, "onnxruntime")
+def plain_loop(segment_frame: Segmenter) -> Segment:
+    """Frames side by side, as a script does it that knows nothing of seams."""
 
     def segment(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         height, width = image.shape[:2]
@@ -78,7 +75,7 @@ def plain_loop(bundle: Path) -> Segment:
 
 
 def moved_grid_ppm(segment: Segment, image: NDArray[np.uint8]) -> float:
-    """Pixels whose answer depends on where the grid lies, of those that both grids see alike."""
+    """Flipped pixels where the grid begins 128 px further down and right, in parts per million of what both see."""
     here = segment(image)[MOVED_PX:, MOVED_PX:]
     moved = segment(np.ascontiguousarray(image[MOVED_PX:, MOVED_PX:]))
     return flipped_ppm(here[INSIDE_PX:, INSIDE_PX:], moved[INSIDE_PX:, INSIDE_PX:])
@@ -95,21 +92,22 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", default="openvino", help="of this package (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each (default: %(default)s)")
     arguments = parser.parse_args(words)
-    where, others = environment(), {MONAI: sliding_window(arguments.checkpoint), LOOP: plain_loop(arguments.bundle)}
-    results: list[dict[str, Any]] = []
+    where = environment()
+    results: list[Mapping[str, Any]] = []
     with (
+        Segmenter.open(arguments.bundle, "onnxruntime") as frames,
         open_slide(arguments.slide, window=arguments.window) as slide,
         Segmenter.open(arguments.bundle, arguments.backend) as segment,
         Progress("timing", arguments.rounds, "rounds") as progress,
     ):
+        others = {MONAI: sliding_window(arguments.checkpoint), LOOP: plain_loop(frames)}
         height, width = slide.size_px
         image = slide.read_rgb(0, 0, height, width)
 
         def ours(_: int) -> Timed:
-            folder = arguments.output / f"run-{len(results)}"
-            segment.slide(slide, folder, skip_empty=False)
-            results.append(json.loads((folder / RESULT).read_text()))
-            seconds = results[-1]["seconds"]
+            result = segment.slide(slide, arguments.output / f"run-{len(results)}", skip_empty=False)
+            results.append(result.content)
+            seconds = result.content["seconds"]
             return Timed(seconds["total"] - seconds["certificate"], seconds)
 
         def timed(of: Segment) -> Callable[[int], Timed]:
@@ -122,6 +120,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
         callers = {OURS: ours, **{name: timed(of) for name, of in others.items()}}
         calls, _ = in_turn(callers, arguments.rounds, 1, progress.update)
+        flipped = {name: moved_grid_ppm(of, image) for name, of in others.items()}
     seconds, megapixels = {name: seconds_of(of) for name, of in calls.items()}, height * width / 1e6
     print_json(
         {
@@ -132,10 +131,7 @@ def main(words: Sequence[str] | None = None) -> int:
             },
             "times as fast": {name: Ratio.of(seconds[name], seconds[OURS]).model_dump() for name in others},
             "seconds of this package": results[-1]["seconds"],
-            "flipped by another grid, ppm": {
-                OURS: results[-1]["certificate"]["flipped_ppm"],
-                **{name: moved_grid_ppm(of, image) for name, of in others.items()},
-            },
+            "flipped by another grid, ppm": {OURS: results[-1]["certificate"]["flipped_ppm"], **flipped},
         }
     )
     return 0

@@ -34,11 +34,12 @@ def work_in_processes(tasks: Sequence[Task], job: Job, folder: Path, workers: in
         BackendError: workers die and nothing gets done.
     """
     ledger = Ledger(folder)
+    names = {task.name for task in tasks}
+    at_start = settled = len(ledger.settled_names(job.key) & names)
+    refusal: type[BreastsegError] | None = None
     running: list[BaseProcess | None] = [
         _start(tasks, job, folder, retries, number, workers) for number in range(workers)
     ]
-    names = {task.name for task in tasks}
-    at_start = len(ledger.settled_names(job.key) & names)
     deaths = before = 0
     try:
         with Progress("fleet", len(tasks), "inputs") as progress:
@@ -56,8 +57,9 @@ def work_in_processes(tasks: Sequence[Task], job: Job, folder: Path, workers: in
                     if one.exitcode == 0:  # it found nothing left to claim
                         running[number] = None
                         continue
-                    if one.exitcode in _REFUSALS and settled == at_start:
-                        raise _REFUSALS[one.exitcode]("no worker could begin, for the reason that stands above")
+                    if one.exitcode in _REFUSALS and settled == at_start:  # another one would fare no better
+                        running[number], refusal = None, _REFUSALS[one.exitcode]
+                        continue
                     deaths += 1
                     if deaths > _DEATHS_IN_VAIN * workers:
                         raise BackendError(
@@ -65,6 +67,8 @@ def work_in_processes(tasks: Sequence[Task], job: Job, folder: Path, workers: in
                             "done; run one input without --workers to see why"
                         )
                     running[number] = _start(tasks, job, folder, retries, number, workers)
+        if refusal is not None and settled == at_start < len(names):
+            raise refusal("no worker could begin, for the reason that stands above")
     finally:
         # All are told to end before any is waited for: their ends overlap.
         for one in running:

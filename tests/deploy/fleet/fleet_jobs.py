@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -26,7 +27,7 @@ class Reverse:
         fails_once: names that fail the first time.
         kills: names whose worker dies.
         surprises: names that fail with an error that is not of our tree.
-        opens: whether the worker can be opened.
+        refuses: workers that cannot begin, by the names of their processes.
     """
 
     output: Path
@@ -35,12 +36,12 @@ class Reverse:
     fails_once: tuple[str, ...] = ()
     kills: tuple[str, ...] = ()
     surprises: tuple[str, ...] = ()
-    opens: bool = True
+    refuses: tuple[str, ...] = ()
     key: str = "reverse 1"
 
     @contextmanager
     def open(self) -> Iterator[Do]:
-        if not self.opens:
+        if multiprocessing.current_process().name in self.refuses:
             raise MachineError("the engine is not installed; install it")
         yield self._do
 

@@ -128,10 +128,17 @@ def test_an_input_whose_worker_always_dies_is_set_aside_and_the_rest_is_done(tmp
 def test_workers_that_cannot_open_the_job_end_the_fleet_with_a_sentence(
     tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    job = Reverse(output, refuses=("worker 0", "worker 1"))
     with pytest.raises(MachineError, match="no worker could begin, for the reason that stands above"):
-        work_in_processes(make_tasks(tmp_path, 2), Reverse(output, opens=False), output, workers=1, retries=RETRIES)
+        work_in_processes(make_tasks(tmp_path, 2), job, output, workers=2, retries=RETRIES)
 
-    assert capfd.readouterr().err.count("the engine is not installed") == 1
+    assert capfd.readouterr().err.count("the engine is not installed") == 2
+
+
+def test_a_worker_that_cannot_begin_leaves_the_work_to_the_others(tmp_path: Path, output: Path) -> None:
+    tasks = make_tasks(tmp_path, 6)
+    work_in_processes(tasks, Reverse(output, takes_s=0.3, refuses=("worker 0",)), output, workers=2, retries=RETRIES)
+    assert_all_done(tasks, output)
 
 
 def test_two_fleets_in_one_folder_share_the_work(tmp_path: Path, output: Path) -> None:
