@@ -29,7 +29,7 @@ Keep = Callable[[Tile, NDArray[np.float32]], object]
 _AHEAD = 2
 """Tiles that are prepared for each thread, one under way and one waiting."""
 _MOST_THREADS = 4
-"""That prepare tiles, which keeps ahead of any network; each more would hold tensors of tiles that only wait."""
+"""That prepare tiles, so that no more than eight wait in memory on many cores; more were not tried there."""
 
 
 class StageSeconds:

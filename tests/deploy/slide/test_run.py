@@ -14,10 +14,11 @@ from array_slide import GRID, ArraySlide, BrightPixels, GridShows, discs, made_u
 from breastseg_deploy.bundle import Bundle
 from breastseg_deploy.errors import ArgumentError, BackendError, OutputError, SlideError
 from breastseg_deploy.instances import DEFAULTS
+from breastseg_deploy.io.open_slide import open_slide
 from breastseg_deploy.slide.pipeline import StageSeconds, TilePipeline
 from breastseg_deploy.slide.record import RESULT, UNFINISHED
 from breastseg_deploy.slide.result import SlideResult
-from breastseg_deploy.slide.run import Request, segment_slide
+from breastseg_deploy.slide.run import Request, check_pixel_size, segment_slide
 from breastseg_deploy.tiling import Grid, Plan
 
 SIZE_PX = (330, 500)
@@ -309,3 +310,10 @@ def test_few_tiles_wait_for_the_network_however_many_cores_there_are(slide: Arra
     pipeline.run(tiles, lambda tile, probability: None, "counting")
     assert len(tiles) > 30
     assert max(waiting) <= 10
+
+
+@pytest.mark.parametrize(("own_um", "bundle_um"), [(0.2525, 0.25), (0.2526, 0.25), (0.5, 0.505), (0.4949, 0.5)])
+def test_a_slide_that_was_rescaled_as_it_was_told_has_the_bundles_pixel_size(own_um: float, bundle_um: float) -> None:
+    """About one per cent apart: what rescaling takes for the same size, the run must take for the same."""
+    with open_slide(discs((200, 200), 5), pixel_size_um=own_um, rescale_to_um=bundle_um) as slide:
+        check_pixel_size(bundle_um, slide)
